@@ -1,0 +1,47 @@
+# How targets are declared. A folder's public headers are included as "folder/name.h"; what it does not
+# link it cannot include, since headers are reached through a per-target include directory that holds
+# symlinks to that target's public headers only.
+
+set(HF_SANITIZE "" CACHE STRING "comma separated -fsanitize= list")
+
+add_library(hf_flags INTERFACE)
+target_compile_options(hf_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
+  -fno-strict-aliasing -fno-omit-frame-pointer>)
+target_compile_definitions(hf_flags INTERFACE _GNU_SOURCE)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(hf_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-msse4.2>)
+endif()
+if(HF_SANITIZE)
+  target_compile_options(hf_flags INTERFACE -fsanitize=${HF_SANITIZE} -fno-sanitize-recover=all)
+  target_link_options(hf_flags INTERFACE -fsanitize=${HF_SANITIZE})
+endif()
+
+# hf_library(NAME SOURCES a.c … [HEADERS a.h …] [DEPS hf_base …] [PRIVATE_DEPS …])
+# DEPS are part of the public headers' contract (or of tests'); PRIVATE_DEPS are used by the sources only.
+function(hf_library name)
+  cmake_parse_arguments(A "" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${name} STATIC ${A_SOURCES})
+  file(RELATIVE_PATH folder ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  set(public ${CMAKE_BINARY_DIR}/public/${name})
+  foreach(header ${A_HEADERS})
+    get_filename_component(sub ${header} DIRECTORY)
+    file(MAKE_DIRECTORY ${public}/${folder}/${sub})
+    file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/${header} ${public}/${folder}/${header} SYMBOLIC)
+  endforeach()
+  file(MAKE_DIRECTORY ${public})
+  target_include_directories(${name} PUBLIC ${public})
+  target_link_libraries(${name} PRIVATE hf_flags PUBLIC ${A_DEPS} PRIVATE ${A_PRIVATE_DEPS})
+endfunction()
+
+# hf_test(NAME SOURCES a.c … DEPS …): a cmocka program, run by ctest without arguments.
+function(hf_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE hf_flags ${A_DEPS} cmocka)
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}")
+endfunction()
