@@ -1,0 +1,13 @@
+/* Kafka's codecs: gzip (RFC 1952), snappy (raw, and the xerial framing of the Java client), lz4 (frame
+ * format; v0.x producers with a wrong header checksum included), zstd. Pure; any thread.
+ *
+ * The output never grows past out->max: HF_ELIMIT. Damaged input: HF_ECORRUPT. */
+#ifndef STORE_ENGINE_COMPRESS_H
+#define STORE_ENGINE_COMPRESS_H
+
+#include "base/bytes.h"
+
+/* codec: a batch_codec number. HF_EUNSUPPORTED: no such codec. Appends to out. */
+HF_CHECK enum hf_err hf_decompress(int codec, hf_str in, struct hf_buf *out);
+
+#endif

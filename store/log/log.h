@@ -1,0 +1,186 @@
+/* The log: topics of partitions, each a row of segments in Kafka's format, one journal for all that must be
+ * durable or atomic. Contracts: docs/storage.md (numbered rules), which the code cites.
+ *
+ *     log_open(env, &(struct log_options){…}, &log);
+ *     log_topic_create(log, HF_STR("orders"), &(struct log_topic_config){.partitions = 3}, created, arg);
+ *     log_append(log, partition, batch, n, LOG_ACK_DURABLE, appended, arg);
+ *     …the loop: env_poll(env); log_step(log);
+ *     log_close(log);
+ *
+ * Threads: the core thread only. Nothing blocks but log_open and log_close. Completions run in log_step or
+ * env_poll, never in the call that started them.
+ *
+ * What it does not do: sockets, Kafka frames, consumer groups. Batches come in already checked for their
+ * checksum. */
+#ifndef STORE_LOG_LOG_H
+#define STORE_LOG_LOG_H
+
+#include "env/env.h"
+#include "store/engine/engine.h"
+
+struct log;
+struct log_partition;
+
+struct log_uuid {
+    uint8_t b[16];
+};
+
+struct log_options {
+    int32_t default_partitions;  /* num.partitions; 1 */
+    uint64_t segment_bytes;      /* segment.bytes; 256 MiB */
+    size_t message_max;          /* max.message.bytes; 1 MiB */
+    bool auto_create;            /* for engine_topic */
+    uint64_t journal_file_bytes; /* 16 MiB */
+    uint64_t checkpoint_bytes;   /* journal bytes after which a checkpoint begins; 64 MiB */
+    uint64_t reserve_bytes;      /* free disk space that clients' produces may not use; 64 MiB */
+    size_t ids_max;              /* topics; 100,000 partitions in all */
+};
+
+/* Zero fields mean defaults. Reads DATA (the env's root), recovers, syncs what recovery kept. HF_ECORRUPT:
+ * damage below a durable mark; the log line says which byte of which file. HF_EAGAIN: another process has it.
+ * HF_EUNSUPPORTED: a newer format. */
+HF_CHECK enum hf_err log_open(struct hf_env *env, const struct log_options *options, struct log **out);
+
+/* A clean stop: waits for what is under way, trims, checkpoints. After HF_OK the next start scans nothing. */
+HF_CHECK enum hf_err log_close(struct log *l);
+
+/* Throws the object away as a crash would: no I/O, no completions. */
+void log_abandon(struct log *l);
+
+/* Moves things on (group commit, checkpoint, preallocation, completions) up to now. Call after each batch of
+ * work and at least every 100 ms; returns the milliseconds after which it wants to be called again, at most.
+ */
+int64_t log_step(struct log *l);
+
+/* HF_OK, or why the log has failed (a failed sync): the process must exit with a clear line. */
+enum hf_err log_failed(const struct log *l);
+
+/* The same store as schedule, txn and group see it. Owned by the log. */
+struct engine *log_engine(struct log *l);
+
+/* 22 characters and a zero: the cluster's id, made at the first start. */
+const char *log_cluster_id(const struct log *l);
+
+/* ---- topics ---- */
+
+struct log_topic_config {
+    int32_t partitions; /* 0: default */
+    bool internal;      /* ours: not listed to clients as theirs, acks=1 counts as all, LogAppendTime */
+    bool append_time;   /* message.timestamp.type=LogAppendTime */
+    size_t message_max; /* 0: default */
+    uint64_t segment_bytes;
+};
+
+typedef void log_done(void *arg, enum hf_err e);
+
+/* done: durable. HF_EEXIST and HF_EINVAL (name; two names that differ by '.' and '_' only are refused as in
+ * Kafka) are returned at once. */
+HF_CHECK enum hf_err log_topic_create(struct log *l, hf_str name, const struct log_topic_config *config,
+                                      log_done *done, void *arg);
+
+/* One record drops the topic and the state keys given by drop_prefixes (its groups' offsets). Readers' pins
+ * keep files until they are released. HF_ENOTFOUND at once. */
+HF_CHECK enum hf_err log_topic_delete(struct log *l, hf_str name, const hf_str *drop_keys, size_t drop_count,
+                                      log_done *done, void *arg);
+
+struct log_topic_info {
+    hf_str name;
+    struct log_uuid id;
+    int32_t partitions;
+    struct log_topic_config config;
+};
+
+/* HF_ENOTFOUND. Topics that are being created or deleted are not found. */
+HF_CHECK enum hf_err log_topic(struct log *l, hf_str name, struct log_topic_info *out);
+HF_CHECK enum hf_err log_topic_by_id(struct log *l, struct log_uuid id, struct log_topic_info *out);
+/* By name, ascending. */
+void log_topic_each(struct log *l, void (*fn)(void *arg, const struct log_topic_info *t), void *arg);
+
+/* NULL if there is no such partition. The pointer stays valid until the topic is deleted: look it up for each
+ * request. */
+struct log_partition *log_partition(struct log *l, hf_str topic, int32_t partition);
+
+/* ---- append ---- */
+
+enum log_ack {
+    LOG_ACK_WRITTEN, /* acks=0 and 1: survives the death of the process */
+    LOG_ACK_DURABLE, /* acks=all: survives loss of power */
+};
+
+struct log_appended {
+    enum hf_err e;
+    int64_t base_offset;
+    int64_t append_time_ms; /* -1 unless LogAppendTime */
+    int64_t log_start;
+    bool duplicate; /* an idempotent producer sent it again: base_offset is the original's */
+};
+
+typedef void log_append_done(void *arg, const struct log_appended *result);
+
+/* Appends one batch, whose checksum the caller has checked. The bytes are borrowed for the call and may be
+ * changed (offset, epoch, append time). HF_OK: done is called once, after what `ack` promises holds. At once:
+ *   HF_ELIMIT     larger than max.message.bytes
+ *   HF_ENOSPC     below the reserve, or no room
+ *   HF_EAGAIN     too much is waiting for the disk
+ *   HF_ERANGE     idempotent: sequence out of order        HF_EFENCED  idempotent: old epoch
+ *   HF_ENOTFOUND  idempotent: unknown producer id with a sequence other than 0 is accepted as Kafka does; not
+ * an error `internal` topics take LOG_ACK_WRITTEN as LOG_ACK_DURABLE. */
+HF_CHECK enum hf_err log_append(struct log *l, struct log_partition *p, uint8_t *batch, size_t n,
+                                enum log_ack ack, log_append_done *done, void *arg);
+
+/* A producer id nobody had: from a block reserved durably before. HF_EAGAIN: a block is being reserved; call
+ * again when watch is called. */
+HF_CHECK enum hf_err log_producer_id(struct log *l, int64_t *id);
+
+/* ---- read ---- */
+
+struct log_bounds {
+    int64_t start;  /* log start offset */
+    int64_t high;   /* high watermark: consumers see what is below */
+    int64_t stable; /* last stable offset */
+    int64_t end;    /* next offset to be assigned */
+    int32_t leader_epoch;
+};
+void log_bounds(struct log_partition *p, struct log_bounds *out);
+
+/* A byte range of a segment file: whole batches, from the one that holds the asked offset. The pin keeps the
+ * file. */
+struct log_slice {
+    struct hf_file *file;
+    uint64_t position;
+    size_t size; /* 0: nothing there yet */
+    int64_t first_offset;
+    struct log_pin *pin; /* release even if size is 0, unless NULL */
+};
+
+/* Up to max_bytes below the high watermark; at least one batch if `min_one`, however large. HF_ERANGE: offset
+ * below start or above the end. HF_ECORRUPT: damaged there (a log line names the byte). */
+HF_CHECK enum hf_err log_read(struct log *l, struct log_partition *p, int64_t offset, size_t max_bytes,
+                              bool min_one, struct log_slice *out);
+void log_pin_release(struct log_pin *pin);
+
+/* Called after the high watermark of any partition moved: fn gets each such partition once. One watcher (the
+ * broker). */
+void log_watch(struct log *l, void (*fn)(void *arg, struct log_partition *p), void *arg);
+hf_str log_partition_topic(const struct log_partition *p);
+int32_t log_partition_number(const struct log_partition *p);
+
+/* First offset whose timestamp is at least ms, and that timestamp; HF_EEND if there is none. */
+HF_CHECK enum hf_err log_offset_at(struct log *l, struct log_partition *p, int64_t ms, int64_t *offset,
+                                   int64_t *timestamp);
+/* The record with the largest timestamp (ListOffsets -3); HF_EEND when empty. */
+HF_CHECK enum hf_err log_offset_max_time(struct log *l, struct log_partition *p, int64_t *offset,
+                                         int64_t *timestamp);
+/* End offset of the largest epoch at most `epoch` (OffsetForLeaderEpoch); HF_EEND: unknown. */
+HF_CHECK enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32_t *found, int64_t *end);
+
+/* ---- numbers for /metrics ---- */
+
+struct log_stats {
+    uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints;
+    uint64_t topics, partitions, segments;
+    uint64_t free_bytes;
+};
+void log_stats(const struct log *l, struct log_stats *out);
+
+#endif
