@@ -70,7 +70,7 @@ struct batch_record {
     int32_t offset_delta;
     int64_t timestamp_ms; /* maxTimestamp if the batch has LogAppendTime */
     hf_str key, value;    /* p == NULL: null */
-    const struct engine_header *headers;
+    const struct hf_header *headers;
     size_t header_count;
 };
 
@@ -105,10 +105,10 @@ void batch_builder_begin(struct batch_builder *b, int64_t now_ms);
 
 /* HF_ELIMIT: would pass max_bytes; the builder is as before. */
 HF_CHECK enum hf_err batch_builder_add(struct batch_builder *b, hf_str key, hf_str value,
-                                       const struct engine_header *headers, size_t header_count);
+                                       const struct hf_header *headers, size_t header_count);
 
 /* Bytes this record would add, at most. */
-size_t batch_record_size(hf_str key, hf_str value, const struct engine_header *headers, size_t header_count);
+size_t batch_record_size(hf_str key, hf_str value, const struct hf_header *headers, size_t header_count);
 
 /* Fills in lengths and checksum; uncompressed, offset 0, no producer. The bytes are the builder's until the
  * next begin. */

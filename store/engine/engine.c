@@ -56,6 +56,19 @@ hf_str engine_state_get(struct engine *e, hf_str key) {
     return e->ops->state_get(e, key);
 }
 
+int64_t engine_committed(struct engine *e, hf_str group, hf_str topic, int32_t partition) {
+    return e->ops->committed(e, group, topic, partition);
+}
+
+void engine_offset_key(struct hf_buf *out, hf_str group, hf_str topic, int32_t partition) {
+    hf_buf_str(out, HF_STR("offset/"));
+    hf_buf_str(out, group);
+    hf_buf_u8(out, 0);
+    hf_buf_str(out, topic);
+    hf_buf_u8(out, 0);
+    hf_buf_printf(out, "%d", partition);
+}
+
 enum hf_err engine_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out) {
     return e->ops->run_begin(e, bucket, out);
 }

@@ -31,11 +31,6 @@ enum {
     ENGINE_COMMIT_BYTES = 8 << 20, /* keys, values and headers of one commit; more is HF_ELIMIT */
 };
 
-struct engine_header {
-    hf_str key;
-    hf_str value; /* p == NULL: null */
-};
-
 /* ---- commit ---- */
 
 /* One record to append. The partition is chosen by the caller (engine_topic tells how many there are). */
@@ -43,7 +38,7 @@ struct engine_out {
     hf_str topic;
     int32_t partition;
     hf_str key, value; /* p == NULL: null */
-    const struct engine_header *headers;
+    const struct hf_header *headers;
     size_t header_count;
 };
 
@@ -104,7 +99,7 @@ struct engine_record {
     uint64_t sequence;    /* order of acceptance over all partitions of this topic, increasing */
     int64_t timestamp_ms; /* LogAppendTime on topics of ours: never decreases along `sequence` */
     hf_str key, value;    /* p == NULL: null */
-    const struct engine_header *headers;
+    const struct hf_header *headers;
     size_t header_count;
 };
 
@@ -148,6 +143,14 @@ void engine_state_each(struct engine *e, hf_str prefix, void (*fn)(void *arg, hf
 
 /* The value now, {NULL,0} if none; borrowed until the next call on this engine. */
 hf_str engine_state_get(struct engine *e, hf_str key);
+
+/* Offset that a consumer group committed for a partition; -1 if none. */
+int64_t engine_committed(struct engine *e, hf_str group, hf_str topic, int32_t partition);
+
+/* Where group/ keeps that offset in the state of an engine without groups of its own: the key is
+ * "offset/" group 0x00 topic 0x00 partition in decimal; the value begins with the offset as int64,
+ * big-endian. Appends to out. Group ids and topics hold no zero byte. */
+void engine_offset_key(struct hf_buf *out, hf_str group, hf_str topic, int32_t partition);
 
 /* ---- runs: the far tier ---- */
 

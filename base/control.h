@@ -1,0 +1,52 @@
+/* What the hf- headers of one record say. One parser for the door (which refuses what is wrong in form), the
+ * schedule and the coordinator (which act on it), so that the three cannot disagree.
+ *
+ *     struct hf_control c; struct hf_control_error why;
+ *     if (hf_control_delay(headers, n, &c, &why)) … why.header, why.reason …
+ *
+ * Form only, never state: whether a topic exists or an id is pending is not asked here. Pure; any thread. */
+#ifndef BASE_CONTROL_H
+#define BASE_CONTROL_H
+
+#include "bytes.h"
+
+enum hf_op { HF_OP_SCHEDULE, HF_OP_CANCEL, HF_OP_PREPARE, HF_OP_COMMIT, HF_OP_ROLLBACK };
+
+enum hf_on_conflict { HF_REPLACE, HF_KEEP, HF_ONCE };
+
+struct hf_control {
+    enum hf_op op;
+    hf_str topic;      /* hf-topic; {NULL, 0} if absent, as all strings here. Borrowed from the headers */
+    hf_str group;      /* hf-group */
+    hf_str key;        /* hf-key */
+    hf_str id;         /* hf-id */
+    hf_str message_id; /* hf-message-id */
+    hf_str cron, tz;   /* hf-cron, hf-tz */
+    enum hf_on_conflict on_conflict;
+    int64_t due_ms;         /* hf-due; -1: absent */
+    int64_t delay_ms;       /* hf-delay; -1: absent */
+    int64_t check_after_ms; /* hf-check-after; -1: absent */
+    int32_t partition;      /* hf-partition; -1: absent */
+};
+
+struct hf_control_error {
+    const char *header; /* which header, or "key" for the record's key */
+    const char *reason; /* static text */
+};
+
+/* A record of holdfast.delay. HF_EINVAL and *why: no destination, both hf-due and hf-delay, neither (unless
+ * cancel), a value that does not parse or overflows, an unknown op, a control header twice, a destination of
+ * ours, a bad name, a cancel without an id, a negative partition, hf-cron (not supported yet: named as such).
+ */
+HF_CHECK enum hf_err hf_control_delay(const struct hf_header *headers, size_t n, struct hf_control *out,
+                                      struct hf_control_error *why);
+
+/* A record of holdfast.txn; key is the record's (the transaction's id; must not be null or empty). */
+HF_CHECK enum hf_err hf_control_txn(hf_str key, const struct hf_header *headers, size_t n,
+                                    struct hf_control *out, struct hf_control_error *why);
+
+/* Is this header one of the control headers, which a move takes off? (hf-message-id, hf-due, hf-created-at,
+ * hf-version and headers that are not ours stay.) */
+bool hf_header_is_control(hf_str name);
+
+#endif
