@@ -10,9 +10,17 @@
 
 #include "bytes.h"
 
-enum hf_op { HF_OP_SCHEDULE, HF_OP_CANCEL, HF_OP_PREPARE, HF_OP_COMMIT, HF_OP_ROLLBACK };
+enum hf_op { HF_OP_SCHEDULE, HF_OP_CANCEL, HF_OP_MOVE, HF_OP_PREPARE, HF_OP_COMMIT, HF_OP_ROLLBACK };
 
 enum hf_on_conflict { HF_REPLACE, HF_KEEP, HF_ONCE };
+
+enum {
+    HF_ID_MAX = 1000, /* bytes of hf-id, hf-message-id */
+};
+
+/* Due times and delays end where RFC 3339 does, at the last millisecond of 9999: the sum of a time and a
+ * delay fits. */
+#define HF_TIME_MAX_MS INT64_C(253402300799999)
 
 struct hf_control {
     enum hf_op op;
@@ -23,9 +31,10 @@ struct hf_control {
     hf_str message_id; /* hf-message-id */
     hf_str cron, tz;   /* hf-cron, hf-tz */
     enum hf_on_conflict on_conflict;
-    int64_t due_ms;         /* hf-due; -1: absent */
+    int64_t due_ms;         /* hf-due; -1: absent; before 1970: 0 */
     int64_t delay_ms;       /* hf-delay; -1: absent */
     int64_t check_after_ms; /* hf-check-after; -1: absent */
+    int64_t expect;         /* hf-expect: sequence of the message that a move is about; -1: absent */
     int32_t partition;      /* hf-partition; -1: absent */
 };
 
@@ -36,12 +45,16 @@ struct hf_control_error {
 
 /* A record of holdfast.delay. HF_EINVAL and *why: no destination, both hf-due and hf-delay, neither (unless
  * cancel), a value that does not parse or overflows, an unknown op, a control header twice, a destination of
- * ours, a bad name, a cancel without an id, a negative partition, hf-cron (not supported yet: named as such).
- */
+ * ours, a bad name, a cancel without an id, hf-on-conflict without an id, a negative partition, hf-cron and
+ * hf-tz (recurring schedules are not supported: named as such).
+ *
+ * HF_OP_MOVE is how the HTTP API changes a due time: the same message again with its new time, which takes
+ * the place of the pending one only if that still has sequence hf-expect. */
 HF_CHECK enum hf_err hf_control_delay(const struct hf_header *headers, size_t n, struct hf_control *out,
                                       struct hf_control_error *why);
 
-/* A record of holdfast.txn; key is the record's (the transaction's id; must not be null or empty). */
+/* A record of holdfast.txn; key is the record's (the transaction's id; must not be null or empty). A prepare
+ * may have hf-due or hf-delay, and an hf-id only with one of them. */
 HF_CHECK enum hf_err hf_control_txn(hf_str key, const struct hf_header *headers, size_t n,
                                     struct hf_control *out, struct hf_control_error *why);
 

@@ -19,6 +19,7 @@
 #define HF_HDR_CHECK_AFTER "hf-check-after"
 #define HF_HDR_MESSAGE_ID  "hf-message-id"
 #define HF_HDR_VERSION     "hf-version"
+#define HF_HDR_EXPECT      "hf-expect" /* set by the HTTP API's move */
 
 /* Headers that a move adds. */
 #define HF_HDR_CREATED_AT "hf-created-at"
