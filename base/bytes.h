@@ -46,12 +46,6 @@ int hf_str_cmp(hf_str a, hf_str b);
 /* Decimal int64 without sign tricks: optional '-', digits, nothing else. */
 HF_CHECK enum hf_err hf_str_int(hf_str s, int64_t *out);
 
-/* A record's header, as Kafka has them: names may repeat, values may be null (p == NULL). */
-struct hf_header {
-    hf_str key;
-    hf_str value;
-};
-
 /* ---- big-endian fields ---- */
 
 static inline void hf_put_be16(void *p, uint16_t v) {

@@ -15,11 +15,7 @@
 
 enum hf_err_class { HF_CLASS_FINAL, HF_CLASS_RETRY, HF_CLASS_CORRUPT };
 
-/* A short English text, never NULL; unknown numbers give "unknown error". */
-const char *hf_err_text(enum hf_err e);
-
-/* The code's name ("HF_EIO"), never NULL. */
-const char *hf_err_name(enum hf_err e);
+/* hf_err_text and hf_err_name are public: holdfast/base.h. Unknown numbers give "unknown error". */
 
 enum hf_err_class hf_err_class_of(enum hf_err e);
 

@@ -11,6 +11,13 @@
 extern "C" {
 #endif
 
+/* What the shared library exports. */
+#if defined(__GNUC__)
+#define HF_API __attribute__((visibility("default")))
+#else
+#define HF_API
+#endif
+
 /* Every error code, its class and its text, once. The class says what a caller may do:
  *   RETRY    the same call may succeed later
  *   FINAL    the same call fails again
@@ -54,6 +61,16 @@ typedef struct hf_str {
 #else
 #define HF_STR(literal) ((hf_str){(literal), sizeof(literal) - 1})
 #endif
+
+/* A record's header, as Kafka has them: names may repeat, values may be null (p == NULL). */
+typedef struct hf_header {
+    hf_str key;
+    hf_str value;
+} hf_header;
+
+/* A short English text and the code's name ("HF_EIO"), never NULL. Any thread. */
+HF_API const char *hf_err_text(enum hf_err e);
+HF_API const char *hf_err_name(enum hf_err e);
 
 #define HF_SECONDS(n) ((int64_t)(n)*1000)
 #define HF_MINUTES(n) ((int64_t)(n)*60000)
