@@ -110,8 +110,8 @@ HF_CHECK enum hf_err batch_builder_add(struct batch_builder *b, hf_str key, hf_s
 /* Bytes this record would add, at most. */
 size_t batch_record_size(hf_str key, hf_str value, const struct hf_header *headers, size_t header_count);
 
-/* Fills in lengths and checksum; uncompressed, offset 0, no producer. The bytes are the builder's until the
- * next begin. */
+/* Fills in lengths and checksum; uncompressed, offset 0, no producer. HF_EINVAL: it holds no record. The
+ * bytes are the builder's until the next begin. */
 HF_CHECK enum hf_err batch_builder_finish(struct batch_builder *b, hf_str *out);
 
 #endif

@@ -1,5 +1,5 @@
 /* Kafka's codecs: gzip (RFC 1952), snappy (raw, and the xerial framing of the Java client), lz4 (frame
- * format; v0.x producers with a wrong header checksum included), zstd. Pure; any thread.
+ * format), zstd. Pure; any thread.
  *
  * The output never grows past out->max: HF_ELIMIT. Damaged input: HF_ECORRUPT. */
 #ifndef STORE_ENGINE_COMPRESS_H
@@ -7,7 +7,8 @@
 
 #include "base/bytes.h"
 
-/* codec: a batch_codec number. HF_EUNSUPPORTED: no such codec. Appends to out. */
+/* codec: a batch_codec number. HF_EUNSUPPORTED: no such codec. HF_ENOMEM. Appends to out; after a failure
+ * out holds what it held. */
 HF_CHECK enum hf_err hf_decompress(int codec, hf_str in, struct hf_buf *out);
 
 #endif
