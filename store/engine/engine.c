@@ -43,6 +43,10 @@ int64_t engine_stable_ms(struct engine *e, hf_str topic) {
     return e->ops->stable_ms(e, topic);
 }
 
+void engine_time_floor(struct engine *e, hf_str topic, int64_t ms) {
+    if (e->ops->time_floor) e->ops->time_floor(e, topic, ms);
+}
+
 void engine_watch(struct engine *e, hf_str topic, void (*fn)(void *arg), void *arg) {
     e->ops->watch(e, topic, fn, arg);
 }

@@ -78,7 +78,8 @@ typedef void engine_done(void *arg, enum hf_err e);
  *   HF_ENOSPC     no room now: keep it and come again
  *   HF_EAGAIN     too many commits under way: come again after a completion
  *   HF_EFENCED    another owner took over: stop
- * Commits take effect in the order in which they were started: none is durable before an earlier one. */
+ * Commits take effect in the order in which they were started: none is durable before an earlier one, and
+ * when one fails in done, so do all that were started after it and before done was called. */
 HF_CHECK enum hf_err engine_commit(struct engine *e, const struct engine_commit *c, engine_done *done,
                                    void *arg);
 
@@ -96,7 +97,8 @@ size_t engine_record_max(struct engine *e, hf_str topic);
 
 struct engine_record {
     int64_t offset;
-    uint64_t sequence;    /* order of acceptance over all partitions of this topic, increasing */
+    uint64_t sequence; /* order of acceptance over all partitions of this topic, increasing, from 1; the same
+                          after every start */
     int64_t timestamp_ms; /* LogAppendTime on topics of ours: never decreases along `sequence` */
     hf_str key, value;    /* p == NULL: null */
     const struct hf_header *headers;
@@ -129,6 +131,10 @@ HF_CHECK enum hf_err engine_bounds(struct engine *e, hf_str topic, int32_t parti
 /* Every record of this topic that becomes readable from now on has a timestamp of at least this (INT64_MAX
  * if nothing is on its way; then only the clock bounds it). A mark must not pass it. */
 int64_t engine_stable_ms(struct engine *e, hf_str topic);
+
+/* Records of this topic that are accepted from now on have a timestamp of at least ms, whatever the wall
+ * clock does. The schedule says so before it moves its mark there, and again after each start. */
+void engine_time_floor(struct engine *e, hf_str topic, int64_t ms);
 
 /* Calls fn after records of that topic became readable; one watcher a topic. fn only sets a flag or wakes the
  * loop. fn == NULL ends it. */

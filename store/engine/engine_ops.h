@@ -17,6 +17,7 @@ struct engine_ops {
     enum hf_err (*bounds)(struct engine *e, hf_str topic, int32_t partition, int64_t *start,
                           int64_t *stable_end);
     int64_t (*stable_ms)(struct engine *e, hf_str topic);
+    void (*time_floor)(struct engine *e, hf_str topic, int64_t ms);
     void (*watch)(struct engine *e, hf_str topic, void (*fn)(void *arg), void *arg);
     void (*state_each)(struct engine *e, hf_str prefix, void (*fn)(void *arg, hf_str key, hf_str value),
                        void *arg);
