@@ -17,21 +17,44 @@ if(HF_SANITIZE)
   target_link_options(hf_flags INTERFACE -fsanitize=${HF_SANITIZE})
 endif()
 
-# hf_library(NAME SOURCES a.c … [HEADERS a.h …] [DEPS hf_base …] [PRIVATE_DEPS …])
+# hf_library(NAME [SIMULATED] SOURCES a.c … [HEADERS a.h …] [DEPS hf_base …] [PRIVATE_DEPS …])
 # DEPS are part of the public headers' contract (or of tests'); PRIVATE_DEPS are used by the sources only.
+# SIMULATED makes a second library NAME_sim of the same sources, for tests on the simulated machine: it links
+# X_sim for each X that has one (hf_env_sim among them, which defines HF_SIMULATOR), so its crash points and
+# mutations (env/env.h) are alive. A program links either NAME or NAME_sim.
 function(hf_library name)
-  cmake_parse_arguments(A "" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
-  add_library(${name} STATIC ${A_SOURCES})
+  cmake_parse_arguments(A "SIMULATED" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
   file(RELATIVE_PATH folder ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
   set(public ${CMAKE_BINARY_DIR}/public/${name})
+  file(MAKE_DIRECTORY ${public})
   foreach(header ${A_HEADERS})
     get_filename_component(sub ${header} DIRECTORY)
     file(MAKE_DIRECTORY ${public}/${folder}/${sub})
     file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/${header} ${public}/${folder}/${header} SYMBOLIC)
   endforeach()
-  file(MAKE_DIRECTORY ${public})
+  add_library(${name} STATIC ${A_SOURCES})
   target_include_directories(${name} PUBLIC ${public})
   target_link_libraries(${name} PRIVATE hf_flags PUBLIC ${A_DEPS} PRIVATE ${A_PRIVATE_DEPS})
+  if(A_SIMULATED)
+    hf_simulated(deps ${A_DEPS})
+    hf_simulated(private_deps ${A_PRIVATE_DEPS})
+    add_library(${name}_sim STATIC ${A_SOURCES})
+    target_include_directories(${name}_sim PUBLIC ${public})
+    target_link_libraries(${name}_sim PRIVATE hf_flags PUBLIC ${deps} PRIVATE ${private_deps})
+  endif()
+endfunction()
+
+# The same list with X_sim for every X that has one.
+function(hf_simulated out)
+  set(list)
+  foreach(dep ${ARGN})
+    if(TARGET ${dep}_sim)
+      list(APPEND list ${dep}_sim)
+    else()
+      list(APPEND list ${dep})
+    endif()
+  endforeach()
+  set(${out} ${list} PARENT_SCOPE)
 endfunction()
 
 # hf_test(NAME SOURCES a.c … DEPS …): a cmocka program, run by ctest without arguments.

@@ -62,10 +62,12 @@ enum env_open {
                        multiples of 4096 */
 };
 
-/* Paths are relative to the env's root folder. HF_ENOTFOUND, HF_EEXIST, HF_EIO, HF_ENOSPC. */
+/* Paths are relative to the env's root folder, which is "."; absolute ones and ".." are HF_EINVAL.
+ * HF_ENOTFOUND, HF_EEXIST, HF_EIO, HF_ENOSPC. */
 HF_CHECK enum hf_err env_open(struct hf_env *env, const char *path, unsigned flags, struct hf_file **out);
 
-/* Mappings of the file and syncs under way must have ended. */
+/* Mappings of the file and syncs under way must have ended, unless the simulated machine crashed: then
+ * a sync that was under way is forgotten. */
 void env_close(struct hf_file *f);
 
 HF_CHECK enum hf_err env_size(struct hf_file *f, uint64_t *size);
@@ -130,7 +132,8 @@ struct env_sync {
     bool urgent; /* somebody waits for the answer (the journal); else it runs in the background */
     void (*done)(struct env_sync *s, enum hf_err e);
     void *arg;
-    struct env_sync *next; /* the env's own */
+    struct env_sync *next; /* the env's own, as is result */
+    enum hf_err result;
 };
 
 /* Never blocks. A failed sync (e != HF_OK in done) means that bytes are lost for good though reads still
@@ -143,9 +146,33 @@ void env_writeback(struct hf_file *f, uint64_t offset, uint64_t n);
 /* Runs completions of syncs that have ended. Returns how many ran. */
 size_t env_poll(struct hf_env *env);
 
-/* Begins a sync and polls until it has ended. For start and clean stop only: it blocks. Other
+/* As env_poll, but waits until at least one completion ran; returns 0 at once if no sync is under way. For
+ * start and clean stop only: it blocks. */
+size_t env_wait(struct hf_env *env);
+
+/* Begins an urgent sync and polls until it has ended. For start and clean stop only: it blocks. Other
  * completions may run meanwhile. */
 HF_CHECK enum hf_err env_sync_wait(struct hf_env *env, struct hf_file *file, const char *dir);
+
+/* ---- crash points ---- */
+
+/* Names a place where the order of things matters, "journal.synced" say, with a string literal. The simulator
+ * crashes there and counts how often it did; in other builds it is nothing. Sources that are to be
+ * simulated are compiled a second time with HF_SIMULATOR (cmake/holdfast.cmake, SIMULATED). */
+#ifdef HF_SIMULATOR
+void env_point(struct hf_env *env, const char *name);
+/* True if this run breaks the n-th ordering rule on purpose (HF_MUTATE=n; env/sim.h). */
+bool hf_mutate(int n);
+#else
+static inline void env_point(struct hf_env *env, const char *name) {
+    (void)env;
+    (void)name;
+}
+static inline bool hf_mutate(int n) {
+    (void)n;
+    return false;
+}
+#endif
 
 /* ---- for edges ---- */
 
@@ -155,6 +182,7 @@ int env_fd(struct hf_file *f);
 /* Becomes readable when env_poll has something to do; -1 in the simulator. */
 int env_poll_fd(struct hf_env *env);
 
+/* Files are closed and syncs have ended before. The simulated machine outlives it. */
 void hf_env_close(struct hf_env *env);
 
 #endif

@@ -1,0 +1,60 @@
+/* Shared by posix.c (clocks, files, names) and posix_sync.c (threads that sync). */
+#ifndef ENV_POSIX_INTERNAL_H
+#define ENV_POSIX_INTERNAL_H
+
+#include "env_ops.h"
+#include "posix.h"
+
+#include <pthread.h>
+
+enum {
+    POSIX_URGENT_THREADS = 1,     /* the journal: one file, so one thread */
+    POSIX_BACKGROUND_THREADS = 2, /* segments and folders */
+    POSIX_THREADS = POSIX_URGENT_THREADS + POSIX_BACKGROUND_THREADS,
+};
+
+/* First in, first out, linked through env_sync.next. */
+struct sync_queue {
+    struct env_sync *first, **last;
+};
+
+struct posix_sync {
+    int root_fd;
+    int event_fd; /* readable when `ended` is not empty */
+    pthread_mutex_t lock;
+    pthread_cond_t wanted[2]; /* [urgent] */
+    struct sync_queue queues[2];
+    struct sync_queue ended;
+    bool stop;
+    size_t under_way; /* begun and not yet completed: the core thread's own */
+    struct posix_lane {
+        struct posix_sync *sync;
+        bool urgent;
+        pthread_t thread;
+    } lanes[POSIX_THREADS];
+    size_t lane_count;
+};
+
+struct posix_file {
+    struct hf_file base;
+    int fd;
+};
+
+struct posix_env {
+    struct hf_env base;
+    int root_fd, lock_fd, log_fd;
+    enum env_level level;
+    uint64_t boot_id;
+    uint64_t random[32]; /* drawn from the kernel at once, used from the end */
+    size_t random_left;
+    struct posix_sync sync;
+};
+
+HF_CHECK enum hf_err posix_sync_init(struct posix_sync *s, int root_fd);
+/* Ends the threads after what they were asked for; completions not yet polled are forgotten. */
+void posix_sync_fini(struct posix_sync *s);
+void posix_sync_begin(struct hf_env *env, struct env_sync *s);
+size_t posix_poll(struct hf_env *env);
+size_t posix_wait(struct hf_env *env);
+
+#endif
