@@ -113,13 +113,14 @@ HF_API enum hf_err hf_send(hf_client *c, const hf_message *m, hf_receipt *receip
  * client. */
 typedef void hf_sent(enum hf_err e, const hf_receipt *r, void *arg);
 
-/* Queues a copy of the message and returns at once. sent may be NULL: then hf_flush tells of a failure.
+/* Queues a copy of the message and returns at once (a client's first delayed message first asks whether the
+ * server has a scheduler). sent may be NULL: then hf_flush tells of a failure.
  * HF_EAGAIN: the queue is full; nothing was queued. */
 HF_API enum hf_err hf_send_async(hf_client *c, const hf_message *m, hf_sent *sent, void *arg);
 
-/* Blocks until all that was sent before is acknowledged or has failed; timeout_ms < 0 waits as long as it
- * takes. HF_ETIMEDOUT: some are still under way. Else the first failure since the last hf_flush of a message
- * sent without a callback. */
+/* Blocks until nothing is under way, sends of other threads included; timeout_ms < 0 waits as long as it takes.
+ * HF_ETIMEDOUT: some are still under way. Else the first failure since the last hf_flush of a message sent
+ * without a callback. */
 HF_API enum hf_err hf_flush(hf_client *c, int64_t timeout_ms);
 
 /* ---- schedules by name ---- */

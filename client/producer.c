@@ -1,0 +1,214 @@
+/* Transactions with check-back, the producer's side.
+ *
+ *     halves durable → local transaction → decision durable → outcome asked
+ *
+ * Crash windows. Before the local transaction: halves without a decision; the server asks a member of the
+ * group, whose check finds no row, writes a void one, and answers rollback. After it: the check finds the row
+ * and answers commit. The caller's own late decision is then `repeated` (the same) or `contradicted`
+ * (HF_EDECIDED).
+ *
+ * All halves are sent before any is waited for; if one fails, the local transaction does not run and a
+ * rollback is sent, so that nobody has to be asked. A half's identity is given (by default
+ * <group>/<id>/<index>), so that a transaction tried again adds no message twice. */
+#include "producer.h"
+
+#include "compose.h"
+
+#include "base/names.h"
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct hf_producer {
+    hf_client *client;
+    char *group;
+    _Atomic int64_t check_after_ms;
+    struct checks *checks; /* NULL: no check function */
+};
+
+void hf_producer_close(hf_producer *p) {
+    if (!p) return;
+    checks_close(p->checks);
+    free(p->group);
+    free(p);
+}
+
+enum hf_err hf_producer_open(hf_client *c, const char *group, hf_checker *check, void *arg,
+                             hf_producer **out) {
+    if (!group || !hf_group_suffix_ok(hf_str_of(group)))
+        return client_error(HF_EINVAL,
+                            "producer group \"%s\": at most %d of letters, digits, '.', '_' and '-'",
+                            group ? group : "", HF_TOPIC_NAME_MAX - (int)sizeof HF_TOPIC_CHECK + 1);
+    hf_producer *p = calloc(1, sizeof *p);
+    if (p) p->group = strdup(group);
+    if (!p || !p->group) {
+        free(p);
+        return client_error(HF_ENOMEM, "producer: %s", hf_err_text(HF_ENOMEM));
+    }
+    p->client = c;
+    enum hf_err e = check ? checks_open(p, p->group, check, arg, &p->checks) : HF_OK;
+    if (e) {
+        hf_producer_close(p);
+        return e;
+    }
+    *out = p;
+    return HF_OK;
+}
+
+hf_client *producer_client(hf_producer *p) {
+    return p->client;
+}
+
+void hf_producer_check_after(hf_producer *p, int64_t check_after_ms) {
+    atomic_store(&p->check_after_ms, check_after_ms);
+}
+
+/* ---- prepare ---- */
+
+struct halves {
+    atomic_int failed; /* an hf_err */
+    pthread_mutex_t lock;
+    pthread_cond_t reported;
+    size_t waiting;
+    char text[512];
+};
+
+static void half_sent(enum hf_err e, const hf_receipt *r, void *arg) {
+    (void)r;
+    struct halves *h = arg;
+    pthread_mutex_lock(&h->lock);
+    if (e && !h->failed) {
+        h->failed = (int)e;
+        snprintf(h->text, sizeof h->text, "%s", hf_errmsg());
+    }
+    if (--h->waiting == 0) pthread_cond_signal(&h->reported);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static enum hf_err send_half(hf_producer *p, const char *id, const hf_message *m, size_t index,
+                             struct halves *h) {
+    char message_id[COMPOSE_TEXT];
+    if ((size_t)snprintf(message_id, sizeof message_id, "%s/%s/%zu", p->group, id, index) >=
+            sizeof message_id &&
+        !m->message_id)
+        return client_error(HF_ELIMIT,
+                            "transaction \"%s\": the id is too long; give each message a message_id", id);
+    struct composed composed;
+    enum hf_err e = compose_half(&composed, p->group, id, m, message_id, atomic_load(&p->check_after_ms));
+    if (e) return e;
+    pthread_mutex_lock(&h->lock);
+    h->waiting++;
+    pthread_mutex_unlock(&h->lock);
+    e = client_send_async(p->client, &composed.record, half_sent, h);
+    if (e) {
+        pthread_mutex_lock(&h->lock);
+        h->waiting--;
+        pthread_mutex_unlock(&h->lock);
+    }
+    compose_fini(&composed);
+    return e;
+}
+
+static enum hf_err need_coordinator(hf_producer *p) {
+    bool there = false;
+    enum hf_err e = client_has_scheduler(p->client, &there);
+    if (e || there) return e;
+    return client_error(HF_EUNSUPPORTED, "transactions need a Holdfast server; the one at %s is none",
+                        client_server(p->client));
+}
+
+enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *messages, size_t n) {
+    if (!id || !*id || !messages || n == 0 || n > HF_TRANSACT_MESSAGES_MAX)
+        return client_error(HF_EINVAL, "transaction: an id and 1 to %d messages are required",
+                            HF_TRANSACT_MESSAGES_MAX);
+    enum hf_err e = need_coordinator(p);
+    struct halves h = {.lock = PTHREAD_MUTEX_INITIALIZER, .reported = PTHREAD_COND_INITIALIZER};
+    for (size_t i = 0; i < n && !e; i++) e = send_half(p, id, &messages[i], i, &h);
+    pthread_mutex_lock(&h.lock);
+    while (h.waiting > 0) pthread_cond_wait(&h.reported, &h.lock);
+    pthread_mutex_unlock(&h.lock);
+    pthread_cond_destroy(&h.reported);
+    pthread_mutex_destroy(&h.lock);
+    if (!e && h.failed) e = client_error((enum hf_err)h.failed, "%s", h.text);
+    return e;
+}
+
+/* ---- decide ---- */
+
+/* Asks how the transaction stands. HF_EDECIDED: otherwise than `wanted`. HF_EAGAIN: not decided yet. */
+static enum hf_err ask(hf_producer *p, const char *id, const char *wanted, const char *opposite) {
+    const hf_client_options *o = client_options(p->client);
+    char group[800], name[1200], path[2048];
+    if (!client_path_segment(p->group, group, sizeof group) || !client_path_segment(id, name, sizeof name))
+        return client_error(HF_ELIMIT, "transaction \"%s\": the id is too long to ask for", id);
+    snprintf(path, sizeof path, "/v1/txn/%s/%s", group, name);
+    int status = 0;
+    json_t *answer = NULL;
+    enum hf_err e = client_api(o->api, "GET", path, NULL, o->timeout_ms, &status, &answer);
+    if (e) return e;
+    const char *state = json_string_value(json_object_get(answer, "state"));
+    if (status != 200 || !state)
+        e = client_error(HF_EIO,
+                         "transaction \"%s\" of group \"%s\": asking for its outcome was answered by HTTP %d",
+                         id, p->group, status);
+    else if (strcmp(state, wanted) == 0)
+        e = HF_OK;
+    else if (strcmp(state, opposite) == 0)
+        e = client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" is %s already", id, p->group,
+                         state);
+    else
+        e = HF_EAGAIN;
+    json_decref(answer);
+    return e;
+}
+
+/* The decision is durable, but the coordinator reads its topic a moment later. */
+static enum hf_err await_outcome(hf_producer *p, const char *id, bool commit) {
+    enum { FIRST_US = 1000, LONGEST_US = 50000 };
+    int64_t left_us = client_options(p->client)->timeout_ms * 1000;
+    for (int64_t pause = FIRST_US; left_us > 0;
+         left_us -= pause, pause = pause * 2 > LONGEST_US ? LONGEST_US : pause * 2) {
+        enum hf_err e =
+            commit ? ask(p, id, "committed", "rolled back") : ask(p, id, "rolled back", "committed");
+        if (e != HF_EAGAIN) return e;
+        struct timespec t = {.tv_sec = 0, .tv_nsec = (long)pause * 1000};
+        nanosleep(&t, NULL);
+    }
+    return client_error(HF_ETIMEDOUT, "transaction \"%s\": its decision is durable but not applied yet", id);
+}
+
+enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision) {
+    struct composed composed;
+    enum hf_err e = compose_decision(&composed, p->group, id, decision == HF_COMMIT);
+    if (e) return e;
+    e = client_send(p->client, &composed.record, NULL);
+    compose_fini(&composed);
+    return e;
+}
+
+enum hf_err hf_decide(hf_producer *p, const char *id, hf_decision decision) {
+    if (decision != HF_COMMIT && decision != HF_ROLLBACK)
+        return client_error(HF_EAGAIN, "transaction \"%s\": no decision; a check will settle it", id);
+    enum hf_err e = producer_send_decision(p, id, decision);
+    if (e || !client_options(p->client)->api) return e;
+    return await_outcome(p, id, decision == HF_COMMIT);
+}
+
+enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messages, size_t n, hf_local *local,
+                        void *arg) {
+    enum hf_err e = hf_prepare(p, id, messages, n);
+    if (e) {
+        char text[512];
+        snprintf(text, sizeof text, "%s", hf_errmsg());
+        /* If this rollback is lost too, a check finds no row and says the same. */
+        if (id && *id && e != HF_EUNSUPPORTED && producer_send_decision(p, id, HF_ROLLBACK) != HF_OK)
+            return client_error(e, "%s (and no rollback: a check will settle it)", text);
+        return client_error(e, "%s", text);
+    }
+    return hf_decide(p, id, local(id, arg));
+}
