@@ -1,0 +1,193 @@
+/* Floor programs: the same bytes moved with no broker logic, for the same lean client. What a message costs
+ * here, it costs everybody; the rest is Holdfast's.
+ *
+ *     floor durable FILE    receive frames, append them, sync once for all that came meanwhile, answer
+ *     floor copy FILE       receive frames, checksum, copy into a preallocated mapped file, answer
+ *     floor sendfile FILE N any frame is answered by N bytes of FILE, sent with sendfile
+ *
+ * Prints "ready port=…"; ends on SIGTERM. Answers have the size of a Produce v7 answer and begin with the
+ * correlation id. */
+#include "base/bytes.h"
+#include "base/crc32c.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { FRAME_MAX = 4 << 20, FILE_BYTES = 256 << 20, ANSWER = 52, CONNECTIONS_MAX = 1024 };
+
+struct connection {
+    int fd;
+    uint8_t *p;
+    size_t n;
+    int answers;    /* owed, once the sync is done */
+    size_t to_send; /* sendfile: bytes of the answer under way that are left */
+};
+
+struct floor {
+    enum { DURABLE, COPY, SENDFILE } mode;
+    int file;
+    uint8_t *map;
+    size_t at;
+    size_t answer_bytes;
+    bool dirty;
+    int epoll;
+    struct connection *owed[CONNECTIONS_MAX];
+    int owed_count;
+};
+
+static _Noreturn void die(const char *what) {
+    fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* Blocks are written once before use: an overwrite's sync needs no metadata. */
+static void prepare_file(struct floor *f, const char *path) {
+    f->file = open(path, O_RDWR | O_CREAT, 0644);
+    if (f->file < 0) die(path);
+    if (f->mode == SENDFILE) return;
+    if (posix_fallocate(f->file, 0, FILE_BYTES)) die("fallocate");
+    static uint8_t zeros[1 << 20];
+    for (off_t at = 0; at < FILE_BYTES; at += (off_t)sizeof zeros)
+        if (pwrite(f->file, zeros, sizeof zeros, at) != (ssize_t)sizeof zeros) die("write");
+    if (fsync(f->file)) die("fsync");
+    f->map = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->file, 0);
+    if (f->map == MAP_FAILED) die("mmap");
+}
+
+static size_t place(struct floor *f, size_t n) {
+    if (f->at + n > FILE_BYTES) f->at = 0;
+    size_t at = f->at;
+    f->at += n;
+    return at;
+}
+
+static void send_answer(struct connection *c) {
+    uint8_t answer[4 + ANSWER] = {0};
+    hf_put_be32(answer, ANSWER);
+    if (send(c->fd, answer, sizeof answer, MSG_NOSIGNAL) != (ssize_t)sizeof answer) die("send");
+}
+
+/* Blocks when the client is slow, as it is the only one in these runs. */
+static void send_range(struct floor *f, struct connection *c) {
+    uint8_t head[8] = {0};
+    hf_put_be32(head, (uint32_t)(4 + f->answer_bytes));
+    if (send(c->fd, head, sizeof head, MSG_NOSIGNAL | MSG_MORE) != (ssize_t)sizeof head) die("send");
+    off_t from = 0;
+    while (from < (off_t)f->answer_bytes) {
+        ssize_t n = sendfile(c->fd, f->file, &from, f->answer_bytes - (size_t)from);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) die("sendfile");
+    }
+}
+
+static void frame(struct floor *f, struct connection *c, const uint8_t *p, size_t n) {
+    switch (f->mode) {
+    case DURABLE:
+        if (pwrite(f->file, p, n, (off_t)place(f, n)) != (ssize_t)n) die("write");
+        f->dirty = true;
+        if (c->answers++ == 0) f->owed[f->owed_count++] = c;
+        break;
+    case COPY: {
+        uint32_t crc = hf_crc32c(0, p, n);
+        uint8_t *to = f->map + place(f, n + 4);
+        memcpy(to, &crc, 4);
+        memcpy(to + 4, p, n);
+        send_answer(c);
+        break;
+    }
+    case SENDFILE: send_range(f, c); break;
+    }
+}
+
+static bool receive(struct floor *f, struct connection *c) {
+    ssize_t n = recv(c->fd, c->p + c->n, FRAME_MAX - c->n, MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN) return true;
+    if (n <= 0) return false;
+    c->n += (size_t)n;
+    size_t at = 0;
+    while (c->n - at >= 4) {
+        size_t length = hf_get_be32(c->p + at);
+        if (length > FRAME_MAX - 4) return false;
+        if (c->n - at < 4 + length) break;
+        frame(f, c, c->p + at + 4, length);
+        at += 4 + length;
+    }
+    memmove(c->p, c->p + at, c->n - at);
+    c->n -= at;
+    return true;
+}
+
+static void sync_and_answer(struct floor *f) {
+    if (!f->dirty) return;
+    if (fdatasync(f->file)) die("fdatasync");
+    f->dirty = false;
+    for (int i = 0; i < f->owed_count; i++)
+        for (struct connection *c = f->owed[i]; c->answers > 0; c->answers--) send_answer(c);
+    f->owed_count = 0;
+}
+
+static void add(struct floor *f, int fd, struct connection *c) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
+    if (epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &e)) die("epoll_ctl");
+}
+
+static void welcome(struct floor *f, int listener) {
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC), one = 1;
+    if (fd < 0) return;
+    struct connection *c = calloc(1, sizeof *c);
+    if (!c || !(c->p = malloc(FRAME_MAX))) die("malloc");
+    c->fd = fd;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5);
+    add(f, fd, c);
+}
+
+static void goodbye(struct connection *c) {
+    close(c->fd);
+    free(c->p);
+    free(c);
+}
+
+int main(int argc, char **argv) {
+    static struct floor f;
+    static const char *const modes[] = {"durable", "copy", "sendfile"};
+    int mode = -1;
+    for (int i = 0; argc >= 3 && i < 3; i++)
+        if (strcmp(argv[1], modes[i]) == 0) mode = i;
+    if (mode < 0 || (mode == SENDFILE && argc != 4)) {
+        fputs("usage: floor durable FILE | copy FILE | sendfile FILE BYTES\n", stderr);
+        return 2;
+    }
+    f.mode = mode;
+    if (mode == SENDFILE) f.answer_bytes = strtoul(argv[3], NULL, 10);
+    prepare_file(&f, argv[2]);
+    f.epoll = epoll_create1(EPOLL_CLOEXEC);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof at;
+    if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 1024)) die("listen");
+    getsockname(listener, (struct sockaddr *)&at, &size);
+    add(&f, listener, NULL);
+    printf("ready port=%d pid=%d\n", ntohs(at.sin_port), getpid());
+    fflush(stdout);
+    for (;;) {
+        struct epoll_event events[256];
+        int n = epoll_wait(f.epoll, events, 256, -1);
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (!c)
+                welcome(&f, listener);
+            else if (!receive(&f, c) && c->answers == 0)
+                goodbye(c);
+        }
+        sync_and_answer(&f);
+    }
+}
