@@ -167,8 +167,8 @@ struct engine_run_writer;
 HF_CHECK enum hf_err engine_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out);
 /* HF_ENOSPC: the run cannot be finished; abort it. */
 HF_CHECK enum hf_err engine_run_append(struct engine_run_writer *w, const void *p, size_t n);
-/* Makes the bytes durable; done gets HF_OK and then *id may be named in a commit. The writer ends in any case
- * when done was called. */
+/* Makes the bytes durable; done gets HF_OK and then *id may be named in a commit. From this call on the
+ * writer is the engine's, whatever becomes of it: it must not be aborted any more. */
 void engine_run_seal(struct engine_run_writer *w, uint64_t *id, engine_done *done, void *arg);
 void engine_run_abort(struct engine_run_writer *w);
 
