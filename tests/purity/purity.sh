@@ -21,8 +21,8 @@ cores=(
   'worker/core.c'
   'worker/policy.c'
 )
-# Edges among them: adapters, which hold no decisions.
-edges='_io\.c\.o$'
+# Edges among them: adapters, which hold no decisions, and the commands' settings.
+edges='(_io|/base/.*/config)\.c\.o$'
 
 forbidden='clock(_.*)?|time|ctime(_r)?|localtime(_r)?|gettimeofday|timespec_get|timer_.*|timerfd_.*|alarm|nanosleep|usleep|sleep'
 forbidden+='|pthread_.*|thrd_.*|mtx_.*|cnd_.*|sem_.*'
