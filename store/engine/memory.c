@@ -106,6 +106,7 @@ struct out {
 struct op {
     enum op_kind kind;
     bool effected;
+    enum hf_err doomed; /* an earlier commit failed, and this one was started before that was told */
     enum hf_err result;
     engine_done *done;
     void *arg;
@@ -285,6 +286,7 @@ static struct topic *topic_entry(struct memory_engine *m, hf_str name) {
     t = grab(sizeof *t);
     t->name = dup_str(name);
     t->last_ms = INT64_MIN;
+    t->next_sequence = 1;
     HASH_ADD_KEYPTR(hh, m->topics, t->name.p, t->name.n, t);
     return t;
 }
@@ -328,6 +330,11 @@ static void state_delete(struct memory_engine *m, struct pair *p) {
     free_str(p->key);
     free_str(p->value);
     free(p);
+}
+
+static void op_time_floor(struct engine *e, hf_str topic, int64_t ms) {
+    struct topic *t = topic_entry(memory_of(e), topic);
+    if (t->last_ms < ms) t->last_ms = ms;
 }
 
 static void op_watch(struct engine *e, hf_str topic, void (*fn)(void *arg), void *arg) {
@@ -582,6 +589,24 @@ static bool to_deleted_topic(const struct op *op) {
     return false;
 }
 
+/* Failure is a suffix: what was started after a commit that fails, and before its done, fails with it. */
+static enum hf_err commit_fate(struct memory_engine *m, const struct op *op) {
+    if (op->doomed) return op->doomed;
+    const struct op *earlier;
+    DL_FOREACH (m->ops, earlier) {
+        if (earlier == op) break;
+        if (earlier->kind == OP_COMMIT && earlier->effected && earlier->result) return earlier->result;
+    }
+    return to_deleted_topic(op) ? HF_ENOTFOUND : fault(m, MEMORY_COMMIT_DONE);
+}
+
+static void doom_the_rest(struct memory_engine *m, enum hf_err e) {
+    struct op *op;
+    DL_FOREACH (m->ops, op) {
+        if (op->kind == OP_COMMIT && !op->effected && !op->doomed) op->doomed = e;
+    }
+}
+
 static void give_back_tickets(struct memory_engine *m, struct op *op) {
     for (size_t i = 0; i < op->touch_count; i++) {
         struct partition *p = &op->touches[i].topic->partitions[op->touches[i].partition];
@@ -599,7 +624,7 @@ static void effect(struct memory_engine *m, struct op *op) {
         if (!to_deleted_topic(op)) effect_outs(op);
         break;
     case OP_COMMIT:
-        op->result = to_deleted_topic(op) ? HF_ENOTFOUND : fault(m, MEMORY_COMMIT_DONE);
+        op->result = commit_fate(m, op);
         if (!op->result) effect_commit(m, op);
         break;
     case OP_SEAL: effect_seal(m, op); break;
@@ -627,6 +652,7 @@ static void complete(struct memory_engine *m, struct op *op) {
     engine_done *done = op->done;
     void *arg = op->arg;
     enum hf_err result = op->result;
+    if (op->kind == OP_COMMIT && result) doom_the_rest(m, result);
     op_free(op);
     if (done) done(arg, result); /* may start new operations */
 }
@@ -872,6 +898,7 @@ static const struct engine_ops memory_ops = {
     .cursor_position = op_cursor_position,
     .bounds = op_bounds,
     .stable_ms = op_stable_ms,
+    .time_floor = op_time_floor,
     .watch = op_watch,
     .state_each = op_state_each,
     .state_get = op_state_get,

@@ -319,6 +319,7 @@ static void sequences_and_times_follow_the_order_of_acceptance(void **state) {
     }
     for (size_t i = 0; i < MANY; i++)
         for (size_t k = 0; k < MANY; k++) {
+            assert_true(seen[i].sequence >= 1);
             if (i == k) continue;
             assert_true(seen[i].sequence != seen[k].sequence);
             if (seen[i].sequence < seen[k].sequence)
@@ -328,15 +329,30 @@ static void sequences_and_times_follow_the_order_of_acceptance(void **state) {
     engine_cursor_close(c[1]);
 }
 
+static void a_time_floor_holds_for_what_is_accepted_from_then_on(void **state) {
+    struct world *t = *state;
+    t->f->topic_create(t->w, ours, 2);
+    must_append(t, ours, 0, 1000, none, HF_STR("before"));
+    struct engine_cursor *c = cursor_at(t, ours, 0, 0);
+    struct engine_record r;
+    assert_int_equal(engine_cursor_next(c, &r), HF_OK);
+    int64_t floor = r.timestamp_ms + HF_HOURS(1);
+    engine_time_floor(eng(t), ours, floor);
+    for (int32_t p = 0; p < 2; p++) must_append(t, ours, p, 1001, none, HF_STR("after"));
+    assert_int_equal(engine_cursor_next(c, &r), HF_OK);
+    assert_true(r.timestamp_ms >= floor);
+    engine_cursor_close(c);
+}
+
 static void set_flag(void *arg) {
-    *(int *)arg += 1;
+    *(volatile int *)arg += 1;
 }
 
 static void a_watcher_is_called_when_records_became_readable(void **state) {
     struct world *t = *state;
     t->f->topic_create(t->w, ours, 1);
-    int called = 0;
-    engine_watch(eng(t), ours, set_flag, &called);
+    volatile int called = 0;
+    engine_watch(eng(t), ours, set_flag, (void *)&called);
     for (int round = 0; round < 5; round++) {
         called = 0;
         must_append(t, ours, 0, 10 + round, none, HF_STR("v"));
@@ -495,6 +511,7 @@ static const struct CMUnitTest tests[] = {
     CONTRACT_TEST(topics_are_created_on_demand_if_the_name_allows),
     CONTRACT_TEST(a_cursor_gives_records_at_or_after_its_place),
     CONTRACT_TEST(sequences_and_times_follow_the_order_of_acceptance),
+    CONTRACT_TEST(a_time_floor_holds_for_what_is_accepted_from_then_on),
     CONTRACT_TEST(a_watcher_is_called_when_records_became_readable),
     CONTRACT_TEST(state_is_listed_by_prefix_in_order_of_keys),
     CONTRACT_TEST(committed_offsets_are_read_from_their_key),
