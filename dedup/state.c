@@ -61,10 +61,8 @@ bool dedup_entry_spent(const struct dedup_entry *e, int64_t now_ms) {
 }
 
 void dedup_entry_check(const struct dedup_entry *e) {
-    switch (e->phase) {
-    case DEDUP_ABSENT: assert(!e->fence && !e->fingerprint && !e->until_ms); return;
-    case DEDUP_PENDING: assert(e->fence && !e->fingerprint); return;
-    case DEDUP_DONE: assert(!e->fence); return;
-    }
-    assert(!"a phase that does not exist");
+    assert(e->phase == DEDUP_ABSENT || e->phase == DEDUP_PENDING || e->phase == DEDUP_DONE);
+    if (e->phase == DEDUP_ABSENT) assert(!e->fence && !e->fingerprint && !e->until_ms);
+    if (e->phase == DEDUP_PENDING) assert(e->fence && !e->fingerprint);
+    if (e->phase == DEDUP_DONE) assert(!e->fence);
 }
