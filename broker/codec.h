@@ -42,7 +42,7 @@ HF_CHECK enum hf_err kafka_decode(struct hf_arena *a, const struct kafka_shape *
 /* Where a range of a file belongs in encoded bytes: before byte `at`. */
 struct kafka_splice {
     size_t at;
-    const struct kafka_range *range;
+    struct kafka_range *range;
     struct kafka_splice *next;
 };
 

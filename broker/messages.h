@@ -25,7 +25,7 @@ struct kafka_range {
 /* A records field: bytes in memory, or (answers only) a range of a file. Neither: null. */
 struct kafka_records {
     hf_str bytes;
-    const struct kafka_range *range;
+    struct kafka_range *range;
 };
 
 /* ---- the structs ---- */

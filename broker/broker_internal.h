@@ -1,0 +1,83 @@
+/* What the files of this folder share. */
+#ifndef BROKER_INTERNAL_H
+#define BROKER_INTERNAL_H
+
+#include "broker.h"
+
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/listener.h>
+
+enum {
+    BROKER_ADDRESS = 64,
+    BROKER_SCRATCH = 64 * 1024, /* one read */
+    BROKER_PREFIX = 4,          /* a frame's length field */
+    BROKER_SIGNALS = 4,
+};
+
+struct broker_http_server;
+
+struct broker {
+    struct broker_options options;
+    struct event_base *base;
+    struct evconnlistener *listener;
+    struct event *timer, *wake;
+    struct broker_http_server *http;
+    char address[BROKER_ADDRESS], http_address[BROKER_ADDRESS];
+    bool stopping;
+
+    /* Connections in the order of their last activity, oldest first. */
+    struct broker_connection *oldest, *newest;
+    /* Closed ones whose requests have not ended. */
+    struct broker_connection *closed;
+    /* Those with answers to write or requests to start when the batch of events is over. */
+    struct broker_connection *dirty;
+    /* Those that wait until frames_held falls. */
+    struct broker_connection *starved, **starved_last;
+    size_t frames_held;
+    size_t producing; /* requests at work that a stop waits for */
+    struct event *signals[BROKER_SIGNALS];
+    size_t signal_count;
+    int64_t swept_us;
+
+    uint8_t scratch[BROKER_SCRATCH];
+    struct hf_buf encoded; /* one answer at a time */
+    struct broker_stats stats;
+    struct broker_limiter refused, crowded;
+};
+
+/* connection.c */
+void connection_open(struct broker *b, evutil_socket_t fd, const char *address);
+/* Frees it, or as soon as its last request has ended. */
+void connection_close(struct broker_connection *c);
+/* The same, with one log line (rate-limited) and counted. */
+void connection_refuse(struct broker_connection *c, const char *why);
+void connection_mark_dirty(struct broker_connection *c);
+/* Ends what handlers never answered: at the end of all. */
+void connections_drop(struct broker *b);
+/* Starts requests and writes answers of all dirty connections; lets starved ones read. */
+void connections_settle(struct broker *b);
+/* Closes what has been idle or stalled for too long. */
+void connections_sweep(struct broker *b);
+const char *connection_address(const struct broker_connection *c);
+
+/* request.c */
+/* Takes the frame (malloc'ed, without its length field). NULL: refused; *why says so. */
+struct broker_request *request_of_frame(struct broker *b, struct broker_connection *c, uint8_t *frame,
+                                        size_t n, const char **why);
+/* Decodes the body and calls the handler. false: malformed; *why says so, the caller ends the request. */
+bool request_start(struct broker *b, struct broker_request *rq, const char **why);
+/* Releases ranges that were not sent. */
+void request_free(struct broker_request *rq);
+/* Appends the encoded answer to out; false: it could not be encoded. */
+bool request_encode(struct broker *b, struct broker_request *rq, struct evbuffer *out);
+
+/* http.c */
+HF_CHECK enum hf_err http_open(struct broker *b, struct broker_http_server **out);
+void http_close(struct broker_http_server *h);
+
+/* broker.c */
+HF_CHECK enum hf_err broker_parse_address(const char *text, struct sockaddr_storage *out, int *n);
+void broker_format_address(const struct sockaddr *a, char out[BROKER_ADDRESS]);
+
+#endif
