@@ -64,6 +64,10 @@ struct broker_request {
  * once, when the range was sent or dropped, whatever becomes of the request. NULL without memory. */
 struct kafka_range *broker_range(struct broker_request *rq);
 
+/* Releases all ranges made so far: the answer must not name them. Their structs stay until the request ends.
+ */
+void broker_drop_ranges(struct broker_request *rq);
+
 /* Encodes rq->answer and sends it when all earlier requests of the connection have theirs. Ends the request.
  * If the answer cannot be encoded (limit, memory), the
  * connection is closed. */

@@ -56,9 +56,15 @@ struct broker_request *request_of_frame(struct broker *b, struct broker_connecti
     return rq;
 }
 
-void request_free(struct broker_request *rq) {
-    for (struct broker_range *r = rq->ranges; r; r = r->next)
+void broker_drop_ranges(struct broker_request *rq) {
+    for (struct broker_range *r = rq->ranges; r; r = r->next) {
         if (r->range.release) r->range.release(r->range.owner);
+        r->range.release = NULL;
+    }
+}
+
+void request_free(struct broker_request *rq) {
+    broker_drop_ranges(rq);
     hf_arena_fini(&rq->arena);
     free(rq->frame);
     free(rq);

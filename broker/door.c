@@ -1,0 +1,120 @@
+/* Rules, in the order in which they are tried; the first broken one is told.
+ *
+ *   batch    there is one, whole, and nothing behind it; format 2; its codec is known to the request's
+ * version; not transactional, not a control batch (Kafka transactions are not supported); not longer than the
+ *            topic allows; its checksum matches
+ *   topic    of ours: only holdfast.delay and holdfast.txn take produces
+ *   record   of ours: decompresses within the limit; base/control.h; its destination exists or may be
+ * created; its partition is one of the destination's
+ *
+ * A batch is refused as a whole, as in Kafka. Batches for plain topics are never decompressed: their records
+ * are the consumers' business. */
+#include "door.h"
+
+#include "base/control.h"
+#include "base/names.h"
+
+#include <stdlib.h>
+
+enum { ZSTD_SINCE = 7 }; /* KIP-110: version of Produce from which zstd may be used */
+
+struct door {
+    struct batch_iter *iter;
+};
+
+enum hf_err door_open(size_t decompressed_max, struct door **out) {
+    struct door *d = calloc(1, sizeof(*d));
+    if (!d) return HF_ENOMEM;
+    enum hf_err e = batch_iter_open(decompressed_max, &d->iter);
+    if (e) {
+        free(d);
+        return e;
+    }
+    *out = d;
+    return HF_OK;
+}
+
+void door_close(struct door *d) {
+    batch_iter_close(d->iter);
+    free(d);
+}
+
+static enum hf_err refuse(struct door_refusal *no, int16_t error, const char *reason) {
+    *no = (struct door_refusal){.error = error, .record = -1, .reason = reason};
+    return HF_EINVAL;
+}
+
+/* ---- the batch ---- */
+
+static enum hf_err check_form(const struct door_target *t, const uint8_t *batch, size_t n,
+                              struct batch_info *info, struct door_refusal *no) {
+    enum { MAGIC_AT = 16 };
+    if (n == 0) return refuse(no, KAFKA_INVALID_RECORD, "no record batch");
+    if (n > MAGIC_AT && batch[MAGIC_AT] < 2)
+        return refuse(no, KAFKA_UNSUPPORTED_FOR_MESSAGE_FORMAT, "message formats 0 and 1 are not supported");
+    enum hf_err e = batch_parse(batch, n, info);
+    if (e == HF_EEND) return refuse(no, KAFKA_CORRUPT_MESSAGE, "the batch is cut short");
+    if (e) return refuse(no, KAFKA_CORRUPT_MESSAGE, "the batch's header is malformed");
+    if (info->size != n) return refuse(no, KAFKA_INVALID_RECORD, "more than one batch for a partition");
+    if (info->record_count <= 0) return refuse(no, KAFKA_INVALID_RECORD, "the batch holds no records");
+    if (info->attributes & (BATCH_ATTR_TRANSACTIONAL | BATCH_ATTR_CONTROL))
+        return refuse(no, KAFKA_INVALID_TXN_STATE,
+                      "Kafka transactions are not supported; see topic holdfast.txn");
+    if (n > t->message_max) return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "larger than max.message.bytes");
+    int codec = info->attributes & BATCH_ATTR_CODEC;
+    if (codec > BATCH_ZSTD || (codec == BATCH_ZSTD && t->version < ZSTD_SINCE))
+        return refuse(no, KAFKA_UNSUPPORTED_COMPRESSION_TYPE, "compression type is not supported");
+    if (!batch_crc_ok(batch, info)) return refuse(no, KAFKA_CORRUPT_MESSAGE, "checksum does not match");
+    return HF_OK;
+}
+
+/* ---- the records of our topics ---- */
+
+static enum hf_err check_destination(const struct door_target *t, const struct hf_control *c,
+                                     struct hf_control_error *why) {
+    if (!c->topic.p || c->op == HF_OP_CANCEL) return HF_OK;
+    int32_t partitions = 0;
+    if (t->destination(t->arg, c->topic, &partitions)) {
+        *why = (struct hf_control_error){HF_HDR_TOPIC, "topic does not exist and may not be created"};
+        return HF_EINVAL;
+    }
+    if (c->partition >= partitions) {
+        *why = (struct hf_control_error){HF_HDR_PARTITION, "the topic has no such partition"};
+        return HF_EINVAL;
+    }
+    return HF_OK;
+}
+
+static enum hf_err check_records(struct door *d, const struct door_target *t, const uint8_t *batch,
+                                 const struct batch_info *info, struct door_refusal *no) {
+    bool delay = hf_str_is(t->topic, HF_TOPIC_DELAY);
+    enum hf_err e = batch_iter_begin(d->iter, batch, info);
+    if (e == HF_ELIMIT) return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "too large when decompressed");
+    for (int32_t i = 0; !e; i++) {
+        struct batch_record r;
+        struct hf_control c;
+        struct hf_control_error why = {NULL, NULL};
+        e = batch_iter_next(d->iter, &r);
+        if (e == HF_EEND) return HF_OK;
+        if (e == HF_ELIMIT) why = (struct hf_control_error){NULL, "too many headers"};
+        if (e == HF_OK)
+            e = delay ? hf_control_delay(r.headers, r.header_count, &c, &why)
+                      : hf_control_txn(r.key, r.headers, r.header_count, &c, &why);
+        if (e == HF_OK) e = check_destination(t, &c, &why);
+        if (e && why.reason) {
+            *no = (struct door_refusal){KAFKA_INVALID_RECORD, i, why.header, why.reason};
+            return HF_EINVAL;
+        }
+    }
+    return refuse(no, KAFKA_CORRUPT_MESSAGE, "the records do not decompress or are malformed");
+}
+
+enum hf_err door_check(struct door *d, const struct door_target *t, const uint8_t *batch, size_t n,
+                       struct door_refusal *no) {
+    struct batch_info info;
+    enum hf_err e = check_form(t, batch, n, &info, no);
+    if (e || !hf_topic_is_ours(t->topic)) return e;
+    if (!hf_str_is(t->topic, HF_TOPIC_DELAY) && !hf_str_is(t->topic, HF_TOPIC_TXN))
+        return refuse(no, KAFKA_TOPIC_AUTHORIZATION_FAILED, "clients may only read this topic");
+    return check_records(d, t, batch, &info, no);
+}

@@ -1,0 +1,31 @@
+/* holdfast COMMAND …: a table of commands. */
+#include "command.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    cli_command *run;
+    const char *help;
+} commands[] = {
+    {"serve", cli_serve, "run the server"},
+};
+
+static void usage(FILE *to) {
+    (void)fprintf(to, "usage: holdfast COMMAND [FLAGS]\n\n");
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        (void)fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    (void)fprintf(to, "\nholdfast COMMAND --help tells more.\n");
+}
+
+int main(int argc, char **argv) {
+    const char *name = argc > 1 ? argv[1] : "";
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    bool asked = strcmp(name, "help") == 0 || strcmp(name, "--help") == 0;
+    if (!asked && *name) (void)fprintf(stderr, "holdfast: unknown command \"%s\"\n", name);
+    usage(asked ? stdout : stderr);
+    return asked ? CLI_DONE : CLI_USAGE;
+}

@@ -1,0 +1,47 @@
+/* The server: log, groups, schedule and transactions behind the Kafka protocol and HTTP, as one process.
+ *
+ *     struct server_settings settings;                 // filled by hf_config_load(…, &server_options, …)
+ *     if (server_settings_check(&settings, &why)) …    // exit status 2
+ *     server_open(&settings, &server);
+ *     printf("ready listen=%s …", server_kafka_address(server));
+ *     server_run(server);                              // until SIGTERM or SIGINT, or a failure of the disk
+ *     server_close(server);
+ *
+ * One thread. The one place that wires the libraries together; each API family is a part (server_internal.h).
+ */
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include "base/config.h"
+
+struct server;
+
+struct server_settings {
+    const char *data, *listen, *http, *advertise;
+    bool insecure_bind;
+    int64_t num_partitions, segment_bytes, message_max, connections_max, request_max;
+    bool auto_create;
+    const char *log_level;
+};
+
+/* Flags, variables and keys of `holdfast serve`. */
+extern const struct hf_options server_options;
+
+/* What no single value shows: a public address without insecure-bind, a level that is none. HF_EINVAL and
+ * *why (static text). */
+HF_CHECK enum hf_err server_settings_check(const struct server_settings *settings, const char **why);
+
+/* Opens and recovers the data folder, creates our topics, listens. A log line says what failed. settings are
+ * borrowed until server_close. */
+HF_CHECK enum hf_err server_open(const struct server_settings *settings, struct server **out);
+
+/* HF_OK: stopped by a signal. Else the disk failed: the process must exit. */
+HF_CHECK enum hf_err server_run(struct server *s);
+
+/* A clean stop: the next start scans nothing. */
+HF_CHECK enum hf_err server_close(struct server *s);
+
+const char *server_kafka_address(const struct server *s);
+const char *server_http_address(const struct server *s);
+
+#endif

@@ -1,0 +1,95 @@
+/* What the files of server/ share: the server itself, and how an API family plugs in.
+ *
+ * A part is a family of handlers and routes with a state of its own. To add one: a file with a
+ * `const struct server_part`, and its name in parts.c. */
+#ifndef SERVER_INTERNAL_H
+#define SERVER_INTERNAL_H
+
+#include "broker/broker.h"
+#include "server.h"
+#include "store/log/log.h"
+
+enum { SERVER_NODE_ID = 1, SERVER_HOST = 256, SERVER_PARTS_MAX = 24, SERVER_PARTITIONS_MAX = 10000 };
+
+struct server_handler {
+    int16_t key; /* KAFKA_API_… */
+    void (*handle)(void *state, struct broker_request *rq);
+};
+
+struct server_route {
+    const char *method, *path; /* as in broker_route */
+    void (*handle)(void *state, struct broker_http *rq);
+};
+
+struct server_part {
+    const char *name;
+    /* The part's state, which its handlers and the functions below get; the server itself if open is NULL.
+     * Log and engine are open, our topics exist; the broker is not there yet. */
+    enum hf_err (*open)(struct server *s, void **state);
+    /* Moves it on. Returns the wall clock time of the next call at the latest; INT64_MAX: not before
+     * something else happens. May be NULL, as all that follow. */
+    int64_t (*step)(void *state, int64_t now_ms);
+    /* The broker is closed, the log still open. */
+    void (*close)(void *state);
+    /* Appends lines in Prometheus' text format. */
+    void (*metrics)(void *state, struct hf_buf *out);
+    const struct server_handler *handlers;
+    size_t handler_count;
+    const struct server_route *routes;
+    size_t route_count;
+};
+
+extern const struct server_part *const server_parts[];
+extern const size_t server_part_count;
+
+struct server {
+    const struct server_settings *settings;
+    struct hf_env *env;
+    struct log *log;
+    struct engine *engine;
+    struct broker *broker;
+    char host[SERVER_HOST]; /* advertised */
+    int32_t port;
+    void *states[SERVER_PARTS_MAX]; /* of the parts, in their order */
+    size_t opened;
+    bool ready;
+    enum hf_err failure; /* the disk's */
+    struct broker_handler handlers[64];
+    struct broker_route routes[128];
+};
+
+/* The state of another part; NULL if it is not open. */
+void *server_state(const struct server *s, const struct server_part *part);
+
+/* ---- answers that wait for several completions (wait.c) ---- */
+
+/* Counts what a request waits for. The request may end earlier (its client goes away): then `rq` is NULL and
+ * completions must not touch anything of it. */
+struct server_wait {
+    struct broker_request *rq;
+    size_t left;
+    void (*finish)(struct server_wait *w); /* rq is there: fills in what is missing and answers */
+    void *arg;
+};
+
+/* One count is the caller's own: end it with server_wait_done after the last server_wait_more. NULL without
+ * memory. */
+struct server_wait *server_wait_begin(struct broker_request *rq, void (*finish)(struct server_wait *w),
+                                      void *arg);
+void server_wait_more(struct server_wait *w);
+void server_wait_done(struct server_wait *w);
+
+/* ---- shared by families ---- */
+
+/* Fetch, ListOffsets, OffsetForLeaderEpoch: what the client believes about the leader's epoch, -1: nothing.
+ */
+int16_t server_check_epoch(const struct log_bounds *bounds, int32_t epoch);
+
+/* May a client create this topic by naming it? Starts it: HF_OK: done will be called; HF_EEXIST: it is there
+ * already; HF_ENOTFOUND: not allowed; HF_EINVAL: no legal name. */
+HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done *done, void *arg);
+
+extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
+    server_producers, server_health;
+
+#endif

@@ -1,0 +1,63 @@
+/* The settings of `holdfast serve`, once: each row is a flag, a variable and a key of the config file. */
+#include "server.h"
+
+#include <string.h>
+
+#define AT(field) offsetof(struct server_settings, field)
+
+static const struct hf_option rows[] = {
+    {"data", HF_OPTION_TEXT, AT(data), "holdfast-data", 0, 0, "DIR",
+     "folder of all that is stored; created if missing"},
+    {"listen", HF_OPTION_TEXT, AT(listen), "127.0.0.1:9092", 0, 0, "ADDRESS:PORT",
+     "Kafka protocol; port 0 is any free one"},
+    {"http", HF_OPTION_TEXT, AT(http), "127.0.0.1:8092", 0, 0, "ADDRESS:PORT",
+     "HTTP: health, metrics, /v1; empty for none"},
+    {"advertise", HF_OPTION_TEXT, AT(advertise), NULL, 0, 0, "HOST[:PORT]",
+     "what clients are told to connect to, if not the address of --listen"},
+    {"insecure-bind", HF_OPTION_SWITCH, AT(insecure_bind), NULL, 0, 0, NULL,
+     "allow addresses that other machines reach, although there is no authentication"},
+    {"num.partitions", HF_OPTION_INT, AT(num_partitions), "1", 1, 10000, "N",
+     "partitions of a topic that names no number"},
+    {"segment.bytes", HF_OPTION_BYTES, AT(segment_bytes), "256MiB", 1 << 20, 1 << 30, "BYTES",
+     "size of a segment file"},
+    {"max.message.bytes", HF_OPTION_BYTES, AT(message_max), "1MiB", 1024, 64 << 20, "BYTES",
+     "largest record batch"},
+    {"auto.create.topics.enable", HF_OPTION_SWITCH, AT(auto_create), "true", 0, 0, NULL,
+     "create topics that clients name"},
+    {"max.connections", HF_OPTION_INT, AT(connections_max), "4096", 1, 1000000, "N",
+     "Kafka connections; further ones are closed"},
+    {"socket.request.max.bytes", HF_OPTION_BYTES, AT(request_max), "64MiB", 1024, 1 << 30, "BYTES",
+     "largest request"},
+    {"log.level", HF_OPTION_TEXT, AT(log_level), "info", 0, 0, "LEVEL", "error, warn, info or debug"},
+};
+
+const struct hf_options server_options = {"serve", rows, sizeof(rows) / sizeof(rows[0])};
+
+static bool is_loopback(const char *address) {
+    return strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]:", 6) == 0 ||
+           strncmp(address, "localhost:", 10) == 0;
+}
+
+static bool is_level(const char *text) {
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
+        if (strcmp(text, levels[i]) == 0) return true;
+    return false;
+}
+
+enum hf_err server_settings_check(const struct server_settings *s, const char **why) {
+    if (!is_level(s->log_level)) {
+        *why = "log.level is none of error, warn, info, debug";
+        return HF_EINVAL;
+    }
+    if (s->request_max < s->message_max + 4096) {
+        *why = "socket.request.max.bytes must exceed max.message.bytes by at least 4096";
+        return HF_EINVAL;
+    }
+    if (!s->insecure_bind && (!is_loopback(s->listen) || (*s->http && !is_loopback(s->http)))) {
+        *why = "listen or http is an address that other machines reach, and there is no authentication: "
+               "bind to 127.0.0.1, or say --insecure-bind if the network itself is trusted";
+        return HF_EINVAL;
+    }
+    return HF_OK;
+}

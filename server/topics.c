@@ -1,0 +1,287 @@
+/* CreateTopics and DeleteTopics. Each topic of a request stands for itself; the answer leaves when all have
+ * ended, so that a created topic serves and a deleted one is gone for good.
+ *
+ * Names that begin with "holdfast." belong to the scheduler and the coordinator: clients neither create nor
+ * delete them. */
+#include "server_internal.h"
+
+#include "base/names.h"
+
+#include <stdlib.h>
+
+/* ---- a topic's part of the answer, filled in by a completion ---- */
+
+struct change {
+    struct server_wait *wait;
+    int16_t *error; /* in the answer: looked at only while wait->rq is there */
+};
+
+static void on_changed(void *arg, enum hf_err e) {
+    struct change *c = arg;
+    if (c->wait->rq) *c->error = kafka_error_of(e);
+    server_wait_done(c->wait);
+    free(c);
+}
+
+static struct change *begin_change(struct server_wait *w, int16_t *error) {
+    struct change *c = malloc(sizeof(*c));
+    if (!c) return NULL;
+    *c = (struct change){w, error};
+    server_wait_more(w);
+    return c;
+}
+
+static void abort_change(struct change *c) {
+    server_wait_done(c->wait);
+    free(c);
+}
+
+static void answer(struct server_wait *w) {
+    broker_answer(w->rq);
+}
+
+/* ---- CreateTopics ---- */
+
+struct topic_error {
+    int16_t error;
+    const char *message;
+};
+
+static struct topic_error fault(int16_t error, const char *message) {
+    return (struct topic_error){error, message};
+}
+
+/* Assignments by hand name partitions 0…n-1, each on the one node there is. */
+static struct topic_error check_assignments(const struct kafka_create_topics_request_topic *t) {
+    if (t->num_partitions != -1 || t->replication_factor != -1)
+        return fault(KAFKA_INVALID_REQUEST, "assignments exclude num_partitions and replication_factor");
+    for (int32_t i = 0; i < t->assignments_count; i++) {
+        const struct kafka_create_topics_assignment *a = &t->assignments[i];
+        if (a->partition_index != i || a->broker_ids_count != 1 || a->broker_ids[0] != SERVER_NODE_ID)
+            return fault(KAFKA_INVALID_REPLICA_ASSIGNMENT, "partitions count from 0, each on node 1 alone");
+    }
+    return fault(KAFKA_NONE, NULL);
+}
+
+static struct topic_error apply_config(const struct kafka_create_topics_request_config *c,
+                                       struct log_topic_config *out) {
+    int64_t n = 0;
+    bool number = c->value.p && hf_str_int(c->value, &n) == HF_OK;
+    if (hf_str_is(c->name, "message.timestamp.type")) {
+        out->append_time = hf_str_is(c->value, "LogAppendTime");
+        if (out->append_time || hf_str_is(c->value, "CreateTime")) return fault(KAFKA_NONE, NULL);
+        return fault(KAFKA_INVALID_CONFIG, "message.timestamp.type is CreateTime or LogAppendTime");
+    }
+    if (hf_str_is(c->name, "max.message.bytes")) {
+        if (!number || n < 1024 || n > 64 << 20)
+            return fault(KAFKA_INVALID_CONFIG, "max.message.bytes is between 1024 and 67108864");
+        out->message_max = (size_t)n;
+        return fault(KAFKA_NONE, NULL);
+    }
+    if (hf_str_is(c->name, "segment.bytes")) {
+        if (!number || n < 1 << 20 || n > 1 << 30)
+            return fault(KAFKA_INVALID_CONFIG, "segment.bytes is between 1048576 and 1073741824");
+        out->segment_bytes = (uint64_t)n;
+        return fault(KAFKA_NONE, NULL);
+    }
+    if (hf_str_is(c->name, "cleanup.policy") && hf_str_is(c->value, "delete")) return fault(KAFKA_NONE, NULL);
+    return fault(KAFKA_INVALID_CONFIG,
+                 "not supported: message.timestamp.type, max.message.bytes, segment.bytes and "
+                 "cleanup.policy=delete are");
+}
+
+static struct topic_error check_creation(struct server *s, const struct kafka_create_topics_request_topic *t,
+                                         struct log_topic_config *config) {
+    struct log_topic_info info;
+    if (!hf_topic_name_ok(t->name))
+        return fault(KAFKA_INVALID_TOPIC_EXCEPTION, "a name is 1 to 249 of letters, digits, '.', '_', '-'");
+    if (hf_topic_is_ours(t->name))
+        return fault(KAFKA_INVALID_TOPIC_EXCEPTION, "names that begin with holdfast. are the server's");
+    if (log_topic(s->log, t->name, &info) == HF_OK)
+        return fault(KAFKA_TOPIC_ALREADY_EXISTS, "the topic exists already");
+    config->partitions = t->num_partitions == -1 ? (int32_t)s->settings->num_partitions : t->num_partitions;
+    if (t->assignments_count > 0) {
+        struct topic_error e = check_assignments(t);
+        if (e.error) return e;
+        config->partitions = t->assignments_count;
+    }
+    if (config->partitions < 1 || config->partitions > SERVER_PARTITIONS_MAX)
+        return fault(KAFKA_INVALID_PARTITIONS, "a topic has 1 to 10000 partitions");
+    if (t->assignments_count == 0 && t->replication_factor != -1 && t->replication_factor != 1)
+        return fault(KAFKA_INVALID_REPLICATION_FACTOR, "there is one node: the replication factor is 1");
+    for (int32_t i = 0; i < t->configs_count; i++) {
+        struct topic_error e = apply_config(&t->configs[i], config);
+        if (e.error) return e;
+    }
+    return fault(KAFKA_NONE, NULL);
+}
+
+static bool named_twice(const struct kafka_create_topics_request *q, int32_t i) {
+    for (int32_t k = 0; k < q->topics_count; k++)
+        if (k != i && hf_str_eq(q->topics[k].name, q->topics[i].name)) return true;
+    return false;
+}
+
+static struct topic_error start_creation(struct server *s, hf_str name, const struct log_topic_config *config,
+                                         struct server_wait *w, int16_t *error) {
+    struct change *c = begin_change(w, error);
+    if (!c) return fault(KAFKA_KAFKA_STORAGE_ERROR, "out of memory");
+    enum hf_err e = log_topic_create(s->log, name, config, on_changed, c);
+    if (!e) return fault(KAFKA_NONE, NULL);
+    abort_change(c);
+    return e == HF_EINVAL
+               ? fault(KAFKA_INVALID_TOPIC_EXCEPTION, "the name differs from another by '.' and '_' only")
+               : fault(kafka_error_of(e), hf_err_text(e));
+}
+
+static void create_one(struct server *s, const struct kafka_create_topics_request *q, int32_t i,
+                       struct server_wait *w, struct kafka_create_topics_response_topic *out) {
+    const struct kafka_create_topics_request_topic *t = &q->topics[i];
+    struct log_topic_config config = {0};
+    *out = (struct kafka_create_topics_response_topic){
+        .name = t->name, .num_partitions = -1, .replication_factor = -1};
+    struct topic_error e = named_twice(q, i) ? fault(KAFKA_INVALID_REQUEST, "named twice in one request")
+                                             : check_creation(s, t, &config);
+    if (!e.error && !q->validate_only) e = start_creation(s, t->name, &config, w, &out->error_code);
+    if (e.error) {
+        out->error_code = e.error;
+        out->error_message = hf_str_of(e.message);
+        return;
+    }
+    out->num_partitions = config.partitions;
+    out->replication_factor = 1;
+}
+
+/* Ids are known when the topics are there. */
+static void answer_created(struct server_wait *w) {
+    struct server *s = w->arg;
+    struct kafka_create_topics_response *a = w->rq->answer;
+    for (int32_t i = 0; i < a->topics_count; i++) {
+        struct log_topic_info info;
+        if (!a->topics[i].error_code && log_topic(s->log, a->topics[i].name, &info) == HF_OK)
+            memcpy(a->topics[i].topic_id.b, info.id.b, sizeof(info.id.b));
+    }
+    broker_answer(w->rq);
+}
+
+static void on_create(void *state, struct broker_request *rq) {
+    const struct kafka_create_topics_request *q = rq->body;
+    struct kafka_create_topics_response *a = rq->answer;
+    a->topics = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->topics));
+    struct server_wait *w = a->topics ? server_wait_begin(rq, answer_created, state) : NULL;
+    if (!w) {
+        broker_refuse(rq, "the answer takes more memory than the limit");
+        return;
+    }
+    a->topics_count = q->topics_count;
+    for (int32_t i = 0; i < q->topics_count; i++) create_one(state, q, i, w, &a->topics[i]);
+    server_wait_done(w);
+}
+
+/* ---- DeleteTopics ---- */
+
+/* Keys of committed offsets of one topic, whichever group's: they go with it. */
+struct offset_keys {
+    hf_str topic;
+    struct hf_arena arena;
+    hf_str *keys;
+    size_t count, room;
+    bool no_memory;
+};
+
+/* "offset/" group 0 topic 0 partition */
+static bool key_is_of_topic(hf_str key, hf_str topic) {
+    const char *end = key.p + key.n;
+    const char *a = memchr(key.p, 0, key.n);
+    const char *b = a ? memchr(a + 1, 0, (size_t)(end - a - 1)) : NULL;
+    return b && hf_str_eq(hf_str_make(a + 1, (size_t)(b - a - 1)), topic);
+}
+
+static void collect_key(void *arg, hf_str key, hf_str value) {
+    (void)value;
+    struct offset_keys *o = arg;
+    if (o->no_memory || !key_is_of_topic(key, o->topic)) return;
+    if (o->count == o->room) {
+        size_t room = o->room ? o->room * 2 : 16;
+        hf_str *keys = realloc(o->keys, room * sizeof(*keys));
+        if (!keys) {
+            o->no_memory = true;
+            return;
+        }
+        o->keys = keys;
+        o->room = room;
+    }
+    hf_str copy = hf_arena_str(&o->arena, key);
+    if (copy.p)
+        o->keys[o->count++] = copy;
+    else
+        o->no_memory = true;
+}
+
+static enum hf_err delete_topic(struct server *s, hf_str name, struct change *c) {
+    enum { KEYS_BYTES_MAX = 64 << 20 };
+    struct offset_keys o = {.topic = name};
+    hf_arena_init(&o.arena, KEYS_BYTES_MAX);
+    engine_state_each(s->engine, HF_STR("offset/"), collect_key, &o);
+    enum hf_err e = o.no_memory ? HF_ENOMEM : log_topic_delete(s->log, name, o.keys, o.count, on_changed, c);
+    free(o.keys);
+    hf_arena_fini(&o.arena);
+    return e;
+}
+
+static void delete_one(struct server *s, hf_str name, struct server_wait *w,
+                       struct kafka_delete_topics_response_topic *out) {
+    out->name = name;
+    if (hf_topic_is_ours(name)) {
+        out->error_code = KAFKA_INVALID_TOPIC_EXCEPTION;
+        out->error_message = HF_STR("topics that begin with holdfast. are the server's");
+        return;
+    }
+    struct change *c = begin_change(w, &out->error_code);
+    enum hf_err e = c ? delete_topic(s, name, c) : HF_ENOMEM;
+    if (c && e) abort_change(c);
+    if (e) out->error_code = e == HF_ENOMEM ? KAFKA_KAFKA_STORAGE_ERROR : kafka_error_of(e);
+}
+
+/* By id (version 6): the name is null. */
+static void delete_by_id(struct server *s, struct broker_request *rq, struct kafka_uuid id,
+                         struct server_wait *w, struct kafka_delete_topics_response_topic *out) {
+    struct log_uuid uuid;
+    struct log_topic_info info;
+    memcpy(uuid.b, id.b, sizeof(uuid.b));
+    out->topic_id = id;
+    if (log_topic_by_id(s->log, uuid, &info)) {
+        out->error_code = KAFKA_UNKNOWN_TOPIC_ID;
+        return;
+    }
+    delete_one(s, hf_arena_str(&rq->arena, info.name), w, out);
+}
+
+static void on_delete(void *state, struct broker_request *rq) {
+    const struct kafka_delete_topics_request *q = rq->body;
+    struct kafka_delete_topics_response *a = rq->answer;
+    int32_t count = q->topics_count + q->topic_names_count; /* a version has one of the two */
+    a->topics = hf_arena_array(&rq->arena, (size_t)count, sizeof(*a->topics));
+    struct server_wait *w = a->topics ? server_wait_begin(rq, answer, NULL) : NULL;
+    if (!w) {
+        broker_refuse(rq, "the answer takes more memory than the limit");
+        return;
+    }
+    a->topics_count = count;
+    for (int32_t i = 0; i < q->topic_names_count; i++) delete_one(state, q->topic_names[i], w, &a->topics[i]);
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        if (q->topics[i].name.p)
+            delete_one(state, q->topics[i].name, w, &a->topics[i]);
+        else
+            delete_by_id(state, rq, q->topics[i].topic_id, w, &a->topics[i]);
+    }
+    server_wait_done(w);
+}
+
+static const struct server_handler handlers[] = {
+    {KAFKA_API_create_topics, on_create},
+    {KAFKA_API_delete_topics, on_delete},
+};
+
+const struct server_part server_topics = {
+    .name = "topics", .handlers = handlers, .handler_count = sizeof(handlers) / sizeof(handlers[0])};

@@ -1,0 +1,38 @@
+/* A request that is answered when the last of several completions has come.
+ *
+ *   begin (left = 1) ── more, more … ── done, done … ──► left = 0: finish, if the client still waits
+ *                          └── the client goes: the request ends at once, the count goes on without it */
+#include "server_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static void on_gone(struct broker_request *rq) {
+    struct server_wait *w = rq->state;
+    w->rq = NULL;
+    broker_answer_nothing(rq);
+}
+
+struct server_wait *server_wait_begin(struct broker_request *rq, void (*finish)(struct server_wait *w),
+                                      void *arg) {
+    struct server_wait *w = malloc(sizeof(*w));
+    if (!w) return NULL;
+    *w = (struct server_wait){.rq = rq, .left = 1, .finish = finish, .arg = arg};
+    rq->state = w;
+    rq->on_gone = on_gone;
+    return w;
+}
+
+void server_wait_more(struct server_wait *w) {
+    w->left++;
+}
+
+void server_wait_done(struct server_wait *w) {
+    assert(w->left > 0);
+    if (--w->left > 0) return;
+    if (w->rq) {
+        w->rq->on_gone = NULL;
+        w->finish(w);
+    }
+    free(w);
+}
