@@ -36,8 +36,8 @@ static uint64_t little_endian(const uint8_t *p, size_t n) {
 }
 
 uint64_t hf_siphash(struct hf_siphash_key key, const void *p, size_t n) {
-    struct lanes l = {key.k0 ^ 0x736f6d6570736575u, key.k1 ^ 0x646f72616e646f6du, key.k0 ^ 0x6c7967656e657261u,
-                      key.k1 ^ 0x7465646279746573u};
+    struct lanes l = {key.k0 ^ 0x736f6d6570736575u, key.k1 ^ 0x646f72616e646f6du,
+                      key.k0 ^ 0x6c7967656e657261u, key.k1 ^ 0x7465646279746573u};
     const uint8_t *at = p;
     size_t left = n;
     for (; left >= 8; left -= 8, at += 8) absorb(&l, little_endian(at, 8));

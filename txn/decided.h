@@ -4,11 +4,11 @@
  *     e = txn_decided_add(d, word, now_ms);
  *     switch (txn_decided_find(d, group, id)) { case TXN_NONE: … not known, or forgotten
  *
- * An id costs bits, not an entry: one 64-bit word, of which 63 are a keyed hash of group and id and one is the
- * decision. Two ids that share all 63 bits would be taken for one: with a million remembered ids, one new id
- * in ten million million. Words lie in chunks of 256 in the order of decision; a chunk is what is stored (one
- * state value) and what is forgotten (the oldest, when it is older than memory_ms, or when all together are
- * more than memory_bytes).
+ * An id costs bits, not an entry: one 64-bit word, of which 63 are a keyed hash of group and id and one is
+ * the decision. Two ids that share all 63 bits would be taken for one: with a million remembered ids, one new
+ * id in ten million million. Words lie in chunks of 256 in the order of decision; a chunk is what is stored
+ * (one state value) and what is forgotten (the oldest, when it is older than memory_ms, or when all together
+ * are more than memory_bytes).
  *
  * The owner stores chunks in the commit that holds the decisions and may take the last additions back
  * if that commit never started. Pure; the core thread. */
@@ -21,7 +21,7 @@
 enum {
     TXN_CHUNK_WORDS = 256,
     TXN_CHUNK_BYTES = 8 + 8 * TXN_CHUNK_WORDS, /* stored: time of the last decision, then words */
-    TXN_WORD_COST = 32,                        /* bytes of memory reckoned for an id, its stored form included */
+    TXN_WORD_COST = 32, /* bytes of memory reckoned for an id, its stored form included */
 };
 
 struct txn_chunk {

@@ -13,52 +13,53 @@ struct cell {
 #define IMPOSSIBLE                                                                                           \
     { NEVER, TXN_APPLIED }
 
-static const struct cell cells[TXN_STATES][TXN_EVENTS] = {
-    [TXN_NONE] =
-        {
-            [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
-            [TXN_PREPARE_AGAIN] = IMPOSSIBLE,
-            [TXN_COMMIT] = {TXN_NONE, TXN_UNKNOWN_ID},
-            [TXN_ROLLBACK] = {TXN_NONE, TXN_UNKNOWN_ID},
-            [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
-            [TXN_EXHAUSTED] = IMPOSSIBLE,
-        },
-    [TXN_PREPARED] =
-        {
-            [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
-            [TXN_PREPARE_AGAIN] = {TXN_PREPARED, TXN_REPEATED},
-            [TXN_COMMIT] = {TXN_COMMITTED, TXN_APPLIED},
-            [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_APPLIED},
-            [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
-            [TXN_EXHAUSTED] = {TXN_PARKED, TXN_APPLIED},
-        },
-    [TXN_PARKED] =
-        {
-            [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
-            [TXN_PREPARE_AGAIN] = {TXN_PARKED, TXN_REPEATED},
-            [TXN_COMMIT] = {TXN_COMMITTED, TXN_APPLIED},
-            [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_APPLIED},
-            [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
-            [TXN_EXHAUSTED] = IMPOSSIBLE,
-        },
-    [TXN_COMMITTED] =
-        {
-            [TXN_PREPARE] = {TXN_COMMITTED, TXN_CONTRADICTED},
-            [TXN_PREPARE_AGAIN] = {TXN_COMMITTED, TXN_CONTRADICTED},
-            [TXN_COMMIT] = {TXN_COMMITTED, TXN_REPEATED},
-            [TXN_ROLLBACK] = {TXN_COMMITTED, TXN_CONTRADICTED},
-            [TXN_OVERFLOW] = {TXN_COMMITTED, TXN_CONTRADICTED},
-            [TXN_EXHAUSTED] = IMPOSSIBLE,
-        },
-    [TXN_ROLLED_BACK] =
-        {
-            [TXN_PREPARE] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
-            [TXN_PREPARE_AGAIN] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
-            [TXN_COMMIT] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
-            [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_REPEATED},
-            [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
-            [TXN_EXHAUSTED] = IMPOSSIBLE,
-        },
+static const struct cell cells[TXN_STATES][TXN_EVENTS] =
+    {
+        [TXN_NONE] =
+            {
+                [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
+                [TXN_PREPARE_AGAIN] = IMPOSSIBLE,
+                [TXN_COMMIT] = {TXN_NONE, TXN_UNKNOWN_ID},
+                [TXN_ROLLBACK] = {TXN_NONE, TXN_UNKNOWN_ID},
+                [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
+                [TXN_EXHAUSTED] = IMPOSSIBLE,
+            },
+        [TXN_PREPARED] =
+            {
+                [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
+                [TXN_PREPARE_AGAIN] = {TXN_PREPARED, TXN_REPEATED},
+                [TXN_COMMIT] = {TXN_COMMITTED, TXN_APPLIED},
+                [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_APPLIED},
+                [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
+                [TXN_EXHAUSTED] = {TXN_PARKED, TXN_APPLIED},
+            },
+        [TXN_PARKED] =
+            {
+                [TXN_PREPARE] = {TXN_PREPARED, TXN_APPLIED},
+                [TXN_PREPARE_AGAIN] = {TXN_PARKED, TXN_REPEATED},
+                [TXN_COMMIT] = {TXN_COMMITTED, TXN_APPLIED},
+                [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_APPLIED},
+                [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_REFUSED},
+                [TXN_EXHAUSTED] = IMPOSSIBLE,
+            },
+        [TXN_COMMITTED] =
+            {
+                [TXN_PREPARE] = {TXN_COMMITTED, TXN_CONTRADICTED},
+                [TXN_PREPARE_AGAIN] = {TXN_COMMITTED, TXN_CONTRADICTED},
+                [TXN_COMMIT] = {TXN_COMMITTED, TXN_REPEATED},
+                [TXN_ROLLBACK] = {TXN_COMMITTED, TXN_CONTRADICTED},
+                [TXN_OVERFLOW] = {TXN_COMMITTED, TXN_CONTRADICTED},
+                [TXN_EXHAUSTED] = IMPOSSIBLE,
+            },
+        [TXN_ROLLED_BACK] =
+            {
+                [TXN_PREPARE] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
+                [TXN_PREPARE_AGAIN] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
+                [TXN_COMMIT] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
+                [TXN_ROLLBACK] = {TXN_ROLLED_BACK, TXN_REPEATED},
+                [TXN_OVERFLOW] = {TXN_ROLLED_BACK, TXN_CONTRADICTED},
+                [TXN_EXHAUSTED] = IMPOSSIBLE,
+            },
 };
 
 struct txn_answer txn_state_next(enum txn_state state, enum txn_event event) {
@@ -69,7 +70,8 @@ struct txn_answer txn_state_next(enum txn_state state, enum txn_event event) {
 }
 
 const char *txn_state_name(enum txn_state s) {
-    static const char *const names[TXN_STATES] = {"unknown", "prepared", "parked", "committed", "rolled-back"};
+    static const char *const names[TXN_STATES] = {"unknown", "prepared", "parked", "committed",
+                                                  "rolled-back"};
     return (unsigned)s < TXN_STATES ? names[s] : "?";
 }
 

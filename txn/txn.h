@@ -8,11 +8,11 @@
  *     e = txn_outcome_at(t, partition, offset, &outcome);            // what became of that record?
  *     txn_close(t);
  *
- * The coordinator reads holdfast.txn by cursors of the engine, in the order of acceptance over all partitions,
- * and answers each record by the table of state.h. A commit moves all half messages of a transaction to their
- * destinations (delayed ones to holdfast.delay) in one engine_commit. It asks undecided transactions' producer
- * groups on holdfast.check.<group>. What it needs after a restart is state of the engine, written in the
- * same commits.
+ * The coordinator reads holdfast.txn by cursors of the engine, in the order of acceptance over all
+ * partitions, and answers each record by the table of state.h. A commit moves all half messages of a
+ * transaction to their destinations (delayed ones to holdfast.delay) in one engine_commit. It asks undecided
+ * transactions' producer groups on holdfast.check.<group>. What it needs after a restart is state of the
+ * engine, written in the same commits.
  *
  * Threads: the core thread only. Nothing blocks. It opens no file and no socket and reads no clock.
  * What it does not do: check the form of records before they are accepted (the door), move half messages to
@@ -26,10 +26,10 @@
 struct txn;
 
 enum {
-    TXN_HALVES_MAX = 1024,          /* the most that options may allow */
-    TXN_BYTES_MAX = 5 << 20,        /* likewise */
-    TXN_EXCEPTIONS_MAX = 1024,      /* outcomes other than `applied` that are remembered */
-    TXN_PARTITIONS_MAX = 256,       /* of holdfast.txn */
+    TXN_HALVES_MAX = 1024,     /* the most that options may allow */
+    TXN_BYTES_MAX = 5 << 20,   /* likewise */
+    TXN_EXCEPTIONS_MAX = 1024, /* outcomes other than `applied` that are remembered */
+    TXN_PARTITIONS_MAX = 256,  /* of holdfast.txn */
 };
 
 /* Zero fields mean the defaults on the right. */
@@ -56,8 +56,9 @@ HF_CHECK enum hf_err txn_open(struct engine *engine, const struct txn_options *o
  * Waiting txn_decide calls are answered HF_ECLOSED. */
 void txn_close(struct txn *t);
 
-/* Moves everything on; call it when txn_wants or when the time has come that the last call returned (INT64_MAX:
- * only when it wants). Reads and commits a bounded amount. Time that goes back is taken as standing still. */
+/* Moves everything on; call it when txn_wants or when the time has come that the last call returned
+ * (INT64_MAX: only when it wants). Reads and commits a bounded amount. Time that goes back is taken as
+ * standing still. */
 int64_t txn_step(struct txn *t, int64_t now_ms);
 
 /* Something happened since the last step (records, a completion, a question): step now. */
@@ -69,7 +70,8 @@ enum hf_err txn_failed(const struct txn *t);
 /* ---- questions and decisions ---- */
 
 /* What became of the record at that place of holdfast.txn; the answer is durable. HF_EAGAIN: not processed or
- * not durable yet; ask again after the next step. HF_ENOTFOUND: too long ago to tell, or no such partition. */
+ * not durable yet; ask again after the next step. HF_ENOTFOUND: too long ago to tell, or no such partition.
+ */
 HF_CHECK enum hf_err txn_outcome_at(struct txn *t, int32_t partition, int64_t offset, enum txn_outcome *out);
 
 /* e != HF_OK: not decided (HF_ECLOSED, or what the engine said). */
@@ -81,23 +83,23 @@ HF_CHECK enum hf_err txn_decide(struct txn *t, hf_str group, hf_str id, enum txn
                                 txn_decided_done *done, void *arg);
 
 struct txn_view {
-    hf_str group, id;       /* borrowed */
-    uint64_t sequence;      /* its place among all, ascending */
-    enum txn_state state;   /* TXN_COMMITTED: its messages are not in their topics yet */
+    hf_str group, id;     /* borrowed */
+    uint64_t sequence;    /* its place among all, ascending */
+    enum txn_state state; /* TXN_COMMITTED: its messages are not in their topics yet */
     uint32_t halves;
     uint64_t bytes;
-    int64_t created_ms;      /* first half message accepted */
+    int64_t created_ms; /* first half message accepted */
     int64_t last_prepare_ms;
-    int64_t decided_ms;      /* 0: not decided */
+    int64_t decided_ms; /* 0: not decided */
     int32_t checks_sent, checks_read;
-    int64_t next_check_ms;   /* -1: none is planned */
-    enum hf_err stuck;       /* why a committed one waits, HF_OK if it does not */
+    int64_t next_check_ms; /* -1: none is planned */
+    enum hf_err stuck;     /* why a committed one waits, HF_OK if it does not */
 };
 
-/* Calls fn for up to max transactions that are not finished, with a sequence above `after` (0: from the start), in that
- * order, restricted to a group (p != NULL) and a state (TXN_NONE: any). Returns the sequence to go on after,
- * 0 when there are no more. */
-uint64_t txn_list(struct txn *t, hf_str group, enum txn_state state, uint64_t after, size_t max,
+/* Calls fn for up to max transactions that are not finished, from sequence `from` (0: the start) upwards,
+ * restricted to a group (p != NULL) and a state (TXN_NONE: any). Returns the sequence at which to go on, 0
+ * when there are no more. */
+uint64_t txn_list(struct txn *t, hf_str group, enum txn_state state, uint64_t from, size_t max,
                   void (*fn)(void *arg, const struct txn_view *v), void *arg);
 
 /* HF_ENOTFOUND: not known. One that is finished and remembered has halves == 0 and times of 0. */
@@ -109,8 +111,8 @@ struct txn_half_view {
     uint32_t bytes;
 };
 /* The half messages of a transaction that is not finished, in their order. */
-void txn_halves(struct txn *t, hf_str group, hf_str id,
-                void (*fn)(void *arg, const struct txn_half_view *h), void *arg);
+void txn_halves(struct txn *t, hf_str group, hf_str id, void (*fn)(void *arg, const struct txn_half_view *h),
+                void *arg);
 
 /* Outcomes other than `applied`, newest first, up to max. */
 struct txn_exception_view {
@@ -127,16 +129,15 @@ void txn_exceptions(struct txn *t, size_t max, void (*fn)(void *arg, const struc
 
 struct txn_stats {
     uint64_t outcomes[TXN_OUTCOMES];
-    uint64_t prepares, commits, rollbacks; /* applied */
-    uint64_t moved, moved_halves;          /* transactions and half messages made visible */
-    uint64_t rejected;                     /* transactions that ended in holdfast.rejected */
+    uint64_t prepares, commits, rollbacks;           /* applied */
+    uint64_t moved, moved_halves;                    /* transactions and half messages made visible */
+    uint64_t rejected;                               /* transactions that ended in holdfast.rejected */
     uint64_t checks_sent, checks_read, checks_again; /* again: retention took one */
-    uint64_t retries;                      /* moves that had to wait for their destination */
-    uint64_t reloads;                      /* commits that failed and were undone */
-    uint64_t live, live_bytes;             /* not finished */
+    uint64_t retries;                                /* moves that had to wait for their destination */
+    uint64_t reloads;                                /* commits that failed and were undone */
+    uint64_t live, live_bytes; /* not finished; bytes of half messages that pin the log */
     uint64_t by_state[TXN_STATES];
-    uint64_t remembered;                   /* decided ids */
-    uint64_t log_bytes_pinned;             /* bytes of half messages that wait */
+    uint64_t remembered; /* decided ids */
 };
 void txn_stats(const struct txn *t, struct txn_stats *out);
 
