@@ -183,4 +183,7 @@ struct log_stats {
 };
 void log_stats(const struct log *l, struct log_stats *out);
 
+/* Asserts the invariants of docs/storage.md that can be seen in memory. For tests, after each step. */
+void log_check(struct log *l);
+
 #endif

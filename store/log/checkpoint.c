@@ -1,0 +1,179 @@
+/* A checkpoint makes the journal short: what it names is durable in segments, so older groups are needed by
+ * nobody. It runs beside all else, one step at a time, in the order that [L11] demands:
+ *
+ *   IDLE ─► facts of all partitions noted in memory, with the journal's durable LSN
+ *        ─► PARTITIONS   every partition that was dirty then is synced, a few at a time
+ *        ─► SNAPSHOT     the facts are written and synced
+ *        ─► SUPERBLOCK   the one of this generation's parity names them, synced
+ *        ─► IDLE         journal files below the LSN are free
+ *
+ * Why the facts may be old when they are written: they say that bytes up to a place are in the segment; a
+ * sync that begins later covers them, and what came later is in the journal behind the LSN, or found by a
+ * scan. */
+#include "log_internal.h"
+
+#include "base/crc32c.h"
+
+#include <stdio.h>
+
+bool checkpoint_idle(const struct log *l) {
+    return l->checkpoint.phase == CHECKPOINT_IDLE;
+}
+
+static void mark_dirty(struct log *l) {
+    struct log_partition *p;
+    DL_FOREACH2(l->dirty, p, dirty_next) {
+        p->checkpoint = l->checkpoint.number;
+        p->checkpoint_serial = p->sync.serial + 1;
+    }
+}
+
+void checkpoint_begin(struct log *l, bool clean) {
+    struct checkpoint *c = &l->checkpoint;
+    assert(c->phase == CHECKPOINT_IDLE);
+    c->number++;
+    c->clean = clean;
+    c->lsn = l->journal.durable;
+    c->chain = l->journal.durable_chain;
+    snapshot_encode(l, c->generation + 1, clean, &c->snapshot);
+    if (hf_buf_failed(&c->snapshot)) {
+        hf_buf_fini(&c->snapshot); /* no memory: tried again after the next interval */
+        c->last_us = env_mono_us(l->env);
+        return;
+    }
+    c->phase = CHECKPOINT_PARTITIONS;
+    mark_dirty(l);
+    l->journal.since_checkpoint = 0;
+    if (hf_mutate(12)) journal_recycle(l, c->lsn);
+    env_point(l->env, "checkpoint.begun");
+}
+
+/* ---- partitions ---- */
+
+static bool satisfied(const struct log_partition *p) {
+    return p->sync.serial > p->checkpoint_serial ||
+           (p->sync.serial == p->checkpoint_serial && !p->sync.running);
+}
+
+/* True when all that were dirty are synced. */
+static bool sync_partitions(struct log *l) {
+    struct log_partition *p, *next;
+    size_t running = 0;
+    bool all = true;
+    if (hf_mutate(11) || (hf_mutate(15) && !l->open)) return true;
+    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
+        if (p->checkpoint != l->checkpoint.number) continue;
+        if (satisfied(p)) {
+            p->checkpoint = 0;
+            continue;
+        }
+        all = false;
+        if (!p->sync.running && running < LOG_SYNC_JOBS) psync_begin(p, !l->open);
+        running += p->sync.running;
+    }
+    return all;
+}
+
+/* ---- files ---- */
+
+static void forget_file(struct checkpoint *c) {
+    if (c->file) env_close(c->file);
+    c->file = NULL;
+}
+
+static void fail(struct log *l, enum hf_err e, const char *what) {
+    forget_file(&l->checkpoint);
+    log_fail(l, e, what);
+}
+
+static void synced(struct env_sync *s, enum hf_err e);
+
+static void write_and_sync(struct log *l, const char *name, const void *bytes, size_t n) {
+    struct checkpoint *c = &l->checkpoint;
+    char path[32];
+    snprintf(path, sizeof path, "%s-%d", name, (int)((c->generation + 1) & 1));
+    enum hf_err e = env_open(l->env, path, ENV_CREATE, &c->file);
+    if (!e) e = env_write(c->file, 0, bytes, n);
+    if (e) {
+        fail(l, e, path);
+        return;
+    }
+    c->sync = (struct env_sync){.file = c->file, .urgent = !l->open, .done = synced, .arg = l};
+    l->syncs++;
+    env_sync_begin(l->env, &c->sync);
+}
+
+static void write_superblock(struct log *l) {
+    struct checkpoint *c = &l->checkpoint;
+    struct superblock s = {
+        .generation = c->generation + 1,
+        .lsn = c->lsn,
+        .chain = c->chain,
+        .clean = c->clean,
+        .incarnation = l->journal.incarnation,
+        .snapshot_bytes = c->snapshot.n,
+        .snapshot_crc = hf_crc32c(0, c->snapshot.p, c->snapshot.n),
+    };
+    uint8_t sector[HF_SECTOR];
+    superblock_encode(&s, sector);
+    hf_buf_fini(&c->snapshot);
+    c->phase = CHECKPOINT_SUPERBLOCK;
+    write_and_sync(l, "superblock", sector, sizeof sector);
+}
+
+/* Recovery will begin at these facts: what lies wholly before them and the start may go. */
+static void move_facts(struct log *l) {
+    for (struct topic *t = l->topics; t; t = t->hh.next) {
+        if (t->phase != TOPIC_LIVE) continue;
+        for (int32_t i = 0; i < t->partitions; i++) {
+            t->partition[i]->fact_base = t->partition[i]->noted_base;
+            partition_start_trim(t->partition[i]);
+        }
+    }
+}
+
+static void ended(struct log *l) {
+    struct checkpoint *c = &l->checkpoint;
+    c->generation++;
+    move_facts(l);
+    c->phase = CHECKPOINT_IDLE;
+    c->last_us = env_mono_us(l->env);
+    l->stats.checkpoints++;
+    journal_recycle(l, c->lsn);
+    env_point(l->env, "checkpoint.ended");
+}
+
+static void synced(struct env_sync *s, enum hf_err e) {
+    struct log *l = s->arg;
+    l->syncs--;
+    forget_file(&l->checkpoint);
+    if (e) {
+        log_fail(l, e, "sync of a checkpoint");
+        return;
+    }
+    if (l->failed) return;
+    if (l->checkpoint.phase == CHECKPOINT_SNAPSHOT)
+        write_superblock(l);
+    else
+        ended(l);
+}
+
+/* ---- pace ---- */
+
+static bool due(struct log *l) {
+    if (!l->open || l->closing) return false;
+    if (l->journal.since_checkpoint >= l->o.checkpoint_bytes) return true;
+    if (!l->dirty && l->journal.since_checkpoint == 0) return false;
+    return env_mono_us(l->env) - l->checkpoint.last_us >= LOG_CHECKPOINT_US;
+}
+
+void checkpoint_step(struct log *l) {
+    struct checkpoint *c = &l->checkpoint;
+    if (l->failed) return;
+    if (c->phase == CHECKPOINT_IDLE && due(l)) checkpoint_begin(l, false);
+    if (c->phase != CHECKPOINT_PARTITIONS || !sync_partitions(l)) return;
+    if (c->phase != CHECKPOINT_PARTITIONS) return; /* a sync that ended at once moved it on */
+    c->phase = CHECKPOINT_SNAPSHOT;
+    env_point(l->env, "checkpoint.synced");
+    write_and_sync(l, "snapshot", c->snapshot.p, c->snapshot.n);
+}

@@ -1,0 +1,296 @@
+/* The log as a whole: open, step, close, and what happens when the disk fails.
+ *
+ * A failure of a sync, or of a write that must not fail, is final [L12]: the log remembers the first, answers
+ * nobody any more, and the process is to exit; the next start finds out what is really on the disk. */
+#include "log_internal.h"
+
+#include <stdlib.h>
+
+static const struct log_options defaults = {
+    .default_partitions = 1,
+    .segment_bytes = 256 << 20,
+    .message_max = 1 << 20,
+    .journal_file_bytes = 16 << 20,
+    .checkpoint_bytes = 64 << 20,
+    .reserve_bytes = 64 << 20,
+};
+
+void log_fail(struct log *l, enum hf_err e, const char *what) {
+    if (l->failed) return;
+    l->failed = e;
+    env_log(l->env, ENV_ERROR, "log_failed", "what=\"%s\" reason=\"%s\"", what, hf_err_text(e));
+}
+
+enum hf_err log_failed(const struct log *l) {
+    return l->failed;
+}
+
+void log_ready(struct log *l, struct completion *c) {
+    c->next = NULL;
+    if (l->ready)
+        l->ready_last->next = c;
+    else
+        l->ready = c;
+    l->ready_last = c;
+}
+
+/* ---- step ---- */
+
+static void run_ready(struct log *l) {
+    struct completion *c = l->ready, *last = l->ready_last;
+    while (c && !l->failed) { /* those that come meanwhile wait for the next step */
+        l->ready = c->next;
+        if (!l->ready) l->ready_last = NULL;
+        bool end = c == last;
+        c->run(c, true);
+        c = end ? NULL : l->ready;
+    }
+}
+
+static void tell_watchers(struct log *l) {
+    while (l->moved && !l->failed) {
+        struct log_partition *p = l->moved;
+        l->moved = p->moved_next;
+        p->moved = false;
+        if (!p->gone && l->watch && p->topic != l->state_topic) l->watch(l->watch_arg, p);
+        if (!p->gone && p->topic->watch) p->topic->watch(p->topic->watch_arg);
+        partition_unref(p);
+    }
+}
+
+int64_t log_step(struct log *l) {
+    if (l->failed) return 1000;
+    psync_background(l, env_mono_us(l->env));
+    checkpoint_step(l);
+    journal_kick(l);
+    run_ready(l);
+    tell_watchers(l);
+    ids_step(l);
+    state_step(l);
+    journal_prepare(l);
+    trash_step(l);
+    segment_evict(l);
+    journal_kick(l);
+    bool more = l->ready || l->moved || l->trash ||
+                (l->journal.growing && l->journal.grown < l->journal.growing->size);
+    return more ? 0 : l->dirty ? 100 : 1000;
+}
+
+/* Goes on until `settled`, waiting for the disk. Blocks: start and stop only. */
+enum hf_err log_settle(struct log *l, bool (*settled)(struct log *l)) {
+    for (int idle = 0; !l->failed && idle < 3;) {
+        checkpoint_step(l);
+        journal_kick(l);
+        run_ready(l);
+        if (settled(l)) return l->failed;
+        if (l->failed) break;
+        if (!l->journal.spares && l->journal.phase == JOURNAL_FORMED) journal_prepare(l);
+        idle = env_wait(l->env) == 0 && !l->ready ? idle + 1 : 0;
+    }
+    return l->failed ? l->failed : HF_EIO;
+}
+
+/* ---- producer ids ---- */
+
+static void ids_reserved(void *arg, enum hf_err e) {
+    struct log *l = arg;
+    if (!e) l->pid_limit = l->pid_asked;
+    l->pid_asked = 0;
+}
+
+/* Numbers below the limit on disk may be handed out; half of a block is always ready. */
+void ids_step(struct log *l) {
+    if (!l->open || l->closing || l->failed || l->pid_asked > 0) return;
+    if (l->pid_limit - l->next_pid > LOG_ID_BLOCK / 2) return;
+    uint8_t value[8];
+    int64_t limit = l->pid_limit + LOG_ID_BLOCK;
+    hf_put_be64(value, (uint64_t)limit);
+    struct engine_put put = {HF_STR("log/producer-ids"), hf_str_make(value, sizeof value)};
+    struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = &put, .put_count = 1};
+    if (commit_start(l, &c, NULL, NULL, ids_reserved, l) == HF_OK) l->pid_asked = limit;
+}
+
+static int64_t state_number(struct log *l, const char *key, int64_t otherwise) {
+    hf_str v = state_get(l, hf_str_of(key));
+    return v.n == 8 ? (int64_t)hf_get_be64(v.p) : otherwise;
+}
+
+enum hf_err log_producer_id(struct log *l, int64_t *id) {
+    if (l->failed) return l->failed;
+    if (l->next_pid >= l->pid_limit) return HF_EAGAIN;
+    *id = l->next_pid++;
+    return HF_OK;
+}
+
+static bool ids_ready(struct log *l) {
+    return l->next_pid < l->pid_limit;
+}
+
+/* ---- open ---- */
+
+static enum hf_err settle_options(struct log *l, const struct log_options *given) {
+    struct log_options o = *given;
+    if (o.default_partitions == 0) o.default_partitions = defaults.default_partitions;
+    if (o.segment_bytes == 0) o.segment_bytes = defaults.segment_bytes;
+    if (o.message_max == 0) o.message_max = defaults.message_max;
+    if (o.journal_file_bytes == 0) o.journal_file_bytes = defaults.journal_file_bytes;
+    if (o.checkpoint_bytes == 0) o.checkpoint_bytes = defaults.checkpoint_bytes;
+    if (o.reserve_bytes == 0) o.reserve_bytes = defaults.reserve_bytes;
+    if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
+    l->o = o;
+    bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
+    bool sane = o.segment_bytes >= 1024 && o.segment_bytes <= LOG_SEGMENT_MAX / 2 &&
+                o.journal_file_bytes <= (1u << 30) && o.default_partitions > 0;
+    return pages && sane ? HF_OK : HF_EINVAL;
+}
+
+static enum hf_err start(struct log *l) {
+    enum hf_err e = state_init(l);
+    if (!e) e = topics_init(l);
+    if (!e) e = recovery_run(l);
+    if (e) return e;
+    l->next_pid = l->pid_limit = state_number(l, "log/producer-ids", 1);
+    l->next_run = (uint64_t)state_number(l, "log/run-ids", 1);
+    l->open = true;
+    ids_step(l);
+    return log_settle(l, ids_ready);
+}
+
+enum hf_err log_open(struct hf_env *env, const struct log_options *options, struct log **out) {
+    struct log *l = calloc(1, sizeof *l);
+    if (!l) return HF_ENOMEM;
+    l->engine.ops = &log_engine_ops;
+    l->env = env;
+    l->journal.log = l->checkpoint.log = l;
+    l->free_checked_us = INT64_MIN / 2;
+    enum hf_err e = settle_options(l, options);
+    if (!e) e = start(l);
+    if (e) {
+        log_abandon(l);
+        return e;
+    }
+    *out = l;
+    return HF_OK;
+}
+
+/* ---- close ---- */
+
+static bool quiet(struct log *l) {
+    bool nothing = journal_idle(l) && !l->commits && !l->flush && !l->ceilings;
+    return nothing && checkpoint_idle(l) && l->syncs == 0 && !l->ready;
+}
+
+static enum hf_err trim_all(struct log *l) {
+    for (struct topic *t = l->topics; t; t = t->hh.next) {
+        for (int32_t i = 0; i < t->partitions; i++) {
+            struct segment *s = partition_active(t->partition[i]);
+            if (!s || !s->file) continue;
+            index_seal(s);
+            enum hf_err e = segment_trim(s);
+            if (e) return e;
+        }
+    }
+    return HF_OK;
+}
+
+static enum hf_err stop(struct log *l) {
+    enum hf_err e = log_settle(l, quiet);
+    if (!e) e = trim_all(l);
+    if (e) return e;
+    checkpoint_begin(l, true);
+    if (checkpoint_idle(l)) return HF_ENOMEM;
+    return log_settle(l, quiet);
+}
+
+enum hf_err log_close(struct log *l) {
+    l->closing = true;
+    enum hf_err e = l->failed ? l->failed : stop(l);
+    log_abandon(l);
+    return e;
+}
+
+static void drop_waiting(struct log *l) {
+    while (l->ready) {
+        struct completion *c = l->ready;
+        l->ready = c->next;
+        c->run(c, false);
+    }
+    while (l->commits) {
+        struct commit *c = l->commits;
+        l->commits = c->next;
+        commit_free(c);
+    }
+    while (l->moved) {
+        struct log_partition *p = l->moved;
+        l->moved = p->moved_next;
+        partition_unref(p);
+    }
+    while (l->ceilings) {
+        struct log_partition *p = l->ceilings;
+        l->ceilings = p->asking_next;
+        partition_unref(p);
+    }
+}
+
+void log_abandon(struct log *l) {
+    /* Completions belong to commits and appends, which go with their owners: what the caller gave stays its.
+     */
+    l->closing = true;
+    drop_waiting(l);
+    journal_close(l);
+    creations_forget(l);
+    psync_forget(l);
+    if (l->checkpoint.file) env_close(l->checkpoint.file);
+    if (l->checkpoint.phase != CHECKPOINT_IDLE) hf_buf_fini(&l->checkpoint.snapshot);
+    topics_free(l);
+    runs_free(l);
+    watches_free(l);
+    state_fini(l);
+    while (l->free_pending) {
+        struct pending *w = l->free_pending;
+        l->free_pending = w->next;
+        free(w);
+    }
+    while (l->trash) {
+        struct trash *t = l->trash;
+        l->trash = t->next;
+        free(t);
+    }
+    free(l);
+}
+
+/* ---- the rest ---- */
+
+struct engine *log_engine(struct log *l) {
+    return &l->engine;
+}
+
+const char *log_cluster_id(const struct log *l) {
+    return l->cluster_id;
+}
+
+void log_watch(struct log *l, void (*fn)(void *arg, struct log_partition *p), void *arg) {
+    l->watch = fn;
+    l->watch_arg = arg;
+}
+
+void log_stats(const struct log *l, struct log_stats *out) {
+    *out = l->stats;
+    out->topics -= 1; /* the state's */
+    out->partitions -= 1;
+    out->free_bytes = l->free_bytes;
+}
+
+void log_check(struct log *l) {
+    if (l->failed) return;
+    for (struct topic *t = l->topics; t; t = t->hh.next)
+        for (int32_t i = 0; i < t->partitions; i++)
+            if (t->phase == TOPIC_LIVE) partition_check(t->partition[i]);
+    uint64_t before = 0;
+    const struct journal_file *f;
+    DL_FOREACH (l->journal.files, f) {
+        assert(f->seq > before);
+        before = f->seq;
+    }
+    assert(l->journal.durable <= journal_next_lsn(&l->journal));
+}

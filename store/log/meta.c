@@ -1,0 +1,82 @@
+/* DATA/LOCK and DATA/meta: who serves, and what this folder is.
+ *
+ *     format=1
+ *     cluster.id=<22 characters>
+ *     node.id=1
+ *
+ * meta is written last when a store is made: a folder without it is not a store yet, and whatever a crash
+ * left of the making is made again. */
+#include "log_internal.h"
+
+#include <stdio.h>
+
+enum { FORMAT = 1, META_MAX = 512 };
+
+enum hf_err meta_lock(struct log *l) {
+    int64_t pid = 0;
+    enum hf_err e = env_lock(l->env, "LOCK", &pid);
+    if (e == HF_EAGAIN)
+        env_log(l->env, ENV_ERROR, "data_locked", "pid=%lld hint=\"another server uses this folder\"",
+                (long long)pid);
+    return e;
+}
+
+static hf_str line_value(hf_str text, const char *key) {
+    size_t k = strlen(key);
+    const char *p = text.p, *end = text.p + text.n;
+    while (p < end) {
+        const char *stop = memchr(p, '\n', (size_t)(end - p));
+        if (!stop) stop = end;
+        if ((size_t)(stop - p) > k && memcmp(p, key, k) == 0 && p[k] == '=')
+            return hf_str_make(p + k + 1, (size_t)(stop - p) - k - 1);
+        p = stop + 1;
+    }
+    return (hf_str){0};
+}
+
+static enum hf_err understand(struct log *l, hf_str text) {
+    int64_t format = 0;
+    hf_str id = line_value(text, "cluster.id");
+    enum hf_err e = hf_str_int(line_value(text, "format"), &format);
+    if (e || id.n == 0 || id.n >= sizeof l->cluster_id) {
+        env_log(l->env, ENV_ERROR, "meta_damaged", "file=meta");
+        return HF_ECORRUPT;
+    }
+    if (format != FORMAT) {
+        env_log(l->env, ENV_ERROR, "format_unknown", "file=meta format=%lld understood=%d", (long long)format,
+                FORMAT);
+        return HF_EUNSUPPORTED;
+    }
+    memcpy(l->cluster_id, id.p, id.n);
+    return HF_OK;
+}
+
+enum hf_err meta_read(struct log *l) {
+    struct hf_file *f;
+    enum hf_err e = env_open(l->env, "meta", ENV_READ, &f);
+    if (e) return e;
+    char text[META_MAX];
+    size_t n;
+    e = env_read(f, 0, text, sizeof text, &n);
+    env_close(f);
+    return e ? e : understand(l, hf_str_make(text, n));
+}
+
+enum hf_err meta_write(struct log *l) {
+    uint8_t id[16];
+    hf_put_be64(id, env_random(l->env));
+    hf_put_be64(id + 8, env_random(l->env));
+    base64url(id, l->cluster_id);
+    char text[META_MAX];
+    int n = snprintf(text, sizeof text, "format=%d\ncluster.id=%s\nnode.id=1\n", FORMAT, l->cluster_id);
+    struct hf_file *f;
+    enum hf_err e = env_open(l->env, "meta.new", ENV_CREATE, &f);
+    if (e) return e;
+    e = env_truncate(f, 0);
+    if (!e) e = env_write(f, 0, text, (size_t)n);
+    if (!e) e = env_sync_wait(l->env, f, NULL);
+    env_close(f);
+    if (!e) e = env_rename(l->env, "meta.new", "meta");
+    if (!e) e = env_sync_wait(l->env, NULL, ".");
+    return e;
+}

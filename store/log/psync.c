@@ -1,0 +1,147 @@
+/* Makes one partition's files durable: segments, indexes, folder. Three ask for it: a large tail in front of
+ * an acks=all batch [L1], the background (unsynced bytes are kept few), and the checkpoint [L11].
+ *
+ * A job notes the place up to which all is in the segments (`applied`), asks for a sync of every dirty file,
+ * and of the folder if a roll changed it [L13]. When the last has come back, that place is durable. One job a
+ * partition at a time; what becomes dirty meanwhile waits for the next.
+ *
+ *     idle ──psync_begin──► running ──last completion──► idle, durable moved
+ *                              └─── any error ──► the log has failed [L12] */
+#include "log_internal.h"
+
+#include <stdlib.h>
+
+struct psync_request {
+    struct psync_request *prev, *next;
+    struct env_sync s;
+    struct log_partition *p;
+    char dir[];
+};
+
+static void finish(struct log_partition *p) {
+    struct log *l = p->log;
+    p->sync.running = false;
+    DL_DELETE2(l->syncing, p, sync.prev, sync.next);
+    if (!p->gone) {
+        if (p->sync.upto.offset > p->synced.offset) p->synced = p->sync.upto;
+        partition_durable(p, p->sync.upto);
+        partition_settle(p);
+        partition_want(p, p->want);
+        partition_start_trim(p);
+        struct segment *s;
+        bool dirty = p->dirty_dir;
+        DL_FOREACH (p->segments, s) {
+            segment_cleaned(s);
+            dirty = dirty || s->dirty || s->index_dirty;
+        }
+        if (!dirty && p->dirty) {
+            DL_DELETE2(l->dirty, p, dirty_prev, dirty_next);
+            p->dirty = false;
+        }
+        p->unsynced_since_us = env_mono_us(l->env);
+    }
+    checkpoint_step(l);
+    partition_unref(p);
+}
+
+static void ended(struct env_sync *s, enum hf_err e) {
+    struct psync_request *r = s->arg;
+    struct log_partition *p = r->p;
+    DL_DELETE(p->sync.requests, r);
+    free(r);
+    p->log->syncs--;
+    if (e && !hf_mutate(16)) log_fail(p->log, e, "sync of a segment");
+    assert(p->sync.waiting > 0);
+    if (--p->sync.waiting == 0 && !p->log->failed) finish(p);
+}
+
+/* Without memory the log fails: a request left out would be a promise broken. */
+static void ask(struct log_partition *p, struct hf_file *f, const char *dir, bool urgent) {
+    size_t n = dir ? strlen(dir) + 1 : 0;
+    struct psync_request *r = malloc(sizeof *r + n);
+    if (!r) {
+        log_fail(p->log, HF_ENOMEM, "sync");
+        return;
+    }
+    r->p = p;
+    DL_APPEND(p->sync.requests, r);
+    r->s = (struct env_sync){.file = f, .urgent = urgent, .done = ended, .arg = r};
+    if (dir) {
+        memcpy(r->dir, dir, n);
+        r->s.dir = r->dir;
+    }
+    p->sync.waiting++;
+    p->log->syncs++;
+    env_sync_begin(p->log->env, &r->s);
+}
+
+static bool holds_reserved(const struct segment *s) {
+    for (const struct part *x = s->p->parts; x; x = x->next)
+        if (x->at.seg == s) return true;
+    return false;
+}
+
+static void ask_segment(struct segment *s, bool with_index, bool urgent) {
+    struct log_partition *p = s->p;
+    if (s->dirty) {
+        s->dirty = holds_reserved(s); /* which is filled later, through this descriptor */
+        ask(p, s->file, NULL, urgent);
+    }
+    if (!s->index_dirty || (!with_index && !s->sealed)) return;
+    enum hf_err e = index_flush(s);
+    if (e) log_fail(p->log, e, "index");
+    s->index_dirty = s->index.entries > s->index.written || s->timeindex.entries > s->timeindex.written;
+    if (s->index.file) ask(p, s->index.file, NULL, urgent);
+    if (s->timeindex.file) ask(p, s->timeindex.file, NULL, urgent);
+}
+
+void psync_begin(struct log_partition *p, bool urgent) {
+    if (p->sync.running || p->log->failed || p->gone) return;
+    p->sync.running = true;
+    p->sync.p = p;
+    p->sync.upto = partition_applied(p);
+    p->sync.serial++;
+    DL_APPEND2(p->log->syncing, p, sync.prev, sync.next);
+    partition_ref(p);
+    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS;
+    p->sync.waiting = 1; /* this call's own, so that it cannot end before all was asked */
+    struct segment *s;
+    DL_FOREACH (p->segments, s) {
+        ask_segment(s, with_index, urgent);
+    }
+    if (p->dirty_dir && !hf_mutate(13)) {
+        char dir[LOG_PATH];
+        topic_folder_path(p->topic, p->number, dir);
+        ask(p, NULL, dir, urgent);
+    }
+    p->dirty_dir = false;
+    if (--p->sync.waiting == 0 && !p->log->failed) finish(p);
+}
+
+/* The log is thrown away: what was asked for is not waited for. */
+void psync_forget(struct log *l) {
+    while (l->syncing) {
+        struct log_partition *p = l->syncing;
+        struct psync_request *r, *next;
+        DL_DELETE2(l->syncing, p, sync.prev, sync.next);
+        DL_FOREACH_SAFE(p->sync.requests, r, next) {
+            free(r);
+        }
+        partition_unref(p);
+    }
+}
+
+/* Unsynced bytes are kept few: acks≤1 batches are all that loss of power can take. */
+void psync_background(struct log *l, int64_t now_us) {
+    struct log_partition *p, *next;
+    size_t begun = 0;
+    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
+        if (p->sync.running) continue;
+        if (p->synced.offset == partition_applied(p).offset) continue;
+        uint64_t bytes = p->synced.seg == p->end.seg ? p->end.pos - p->synced.pos : LOG_BACKGROUND;
+        bool old = now_us - p->unsynced_since_us >= LOG_BACKGROUND_US && p->durable.offset < p->end.offset;
+        if (bytes < LOG_BACKGROUND && !old) continue;
+        psync_begin(p, false);
+        if (++begun == LOG_SYNC_JOBS) return;
+    }
+}

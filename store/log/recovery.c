@@ -1,0 +1,504 @@
+/* From what is on disk to a log that serves. The plan is drawn in docs/storage.md, "Recovery".
+ *
+ * Each partition is brought forward from the checkpoint's facts by two sources that are merged by offset:
+ * the journal, whose entries come in order, and the segment itself. Only where an entry begins behind the
+ * recovered end is the segment scanned, up to that entry: those bytes were synced in the segment [L1], so a
+ * gap there is damage. At the very end the scan goes on as far as it finds whole batches that follow: what
+ * acks≤1 producers wrote.
+ *
+ * All that is kept is written again through the mapping: its pages may be clean and readable, and lost, if a
+ * sync had failed before [L10]. Then everything is synced by an ordinary checkpoint, under a new incarnation
+ * of the journal, before the first answer.
+ *
+ * Running it twice is running it once: it changes nothing in the journal, writes to segments what is there or
+ * follows from the journal, and what it makes anew (a segment at a ceiling) the next run removes as left
+ * over [L14]. */
+#include "log_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Segment files newer than the checkpoint, ascending: where the recovered end meets the base of one, writing
+ * had gone on there. */
+struct tail {
+    int64_t *base;
+    size_t count, at, cap;
+};
+
+static enum hf_err refuse(struct log_partition *p, uint64_t pos, const char *why) {
+    char path[LOG_PATH];
+    struct segment *s = partition_active(p);
+    if (s)
+        segment_path(s, "log", path);
+    else
+        topic_folder_path(p->topic, p->number, path);
+    env_log(p->log->env, ENV_ERROR, "partition_damaged", "file=%s byte=%llu offset=%lld reason=\"%s\"", path,
+            (unsigned long long)pos, (long long)p->end.offset, why);
+    return HF_ECORRUPT;
+}
+
+/* ---- files of a partition ---- */
+
+struct listing {
+    struct tail all;
+    bool failed;
+};
+
+static bool list_segment(void *arg, const char *name) {
+    struct listing *x = arg;
+    struct tail *t = &x->all;
+    long long base;
+    int n = 0;
+    if (strlen(name) != 24 || sscanf(name, "%20lld.log%n", &base, &n) != 1 || n != 24) return true;
+    if (t->count == t->cap) {
+        size_t cap = t->cap ? t->cap * 2 : 16;
+        int64_t *grown = realloc(t->base, cap * sizeof *grown);
+        if (!grown) {
+            x->failed = true;
+            return false;
+        }
+        t->base = grown;
+        t->cap = cap;
+    }
+    t->base[t->count++] = base;
+    return true;
+}
+
+static enum hf_err list_segments(struct log_partition *p, struct tail *out) {
+    struct listing x = {0};
+    char path[LOG_PATH];
+    topic_folder_path(p->topic, p->number, path);
+    enum hf_err e = env_list(p->log->env, path, list_segment, &x);
+    if (x.failed) e = HF_ENOMEM;
+    if (e) {
+        free(x.all.base);
+        return e == HF_ENOTFOUND ? refuse(p, 0, "the folder is missing") : e;
+    }
+    *out = x.all;
+    return HF_OK;
+}
+
+static enum hf_err unlink_left_over(struct log_partition *p, int64_t base) {
+    static const char *const ext[] = {"log", "index", "timeindex"};
+    struct segment named = {.p = p, .base = base};
+    for (int i = 0; i < 3; i++) {
+        char path[LOG_PATH];
+        segment_path(&named, ext[i], path);
+        enum hf_err e = env_unlink(p->log->env, path);
+        if (e && e != HF_ENOTFOUND) return e;
+    }
+    p->dirty_dir = true;
+    return HF_OK;
+}
+
+/* Segments up to the checkpoint's active one; what is newer stays in the tail. */
+static enum hf_err add_segments(struct log_partition *p, const struct facts *f) {
+    struct tail *t = p->tail;
+    for (t->at = 0; t->at < t->count && t->base[t->at] <= f->base; t->at++) {
+        struct segment *s = segment_add(p, t->base[t->at]);
+        if (!s) return HF_ENOMEM;
+        s->sealed = s->base < f->base;
+    }
+    struct segment *active = partition_active(p);
+    if (!active || active->base != f->base) return refuse(p, 0, "a segment is missing");
+    active->size = f->pos;
+    active->index.entries = active->index.written = f->index_entries;
+    active->timeindex.entries = active->timeindex.written = f->time_entries;
+    active->max_ts = f->max_ts;
+    active->max_ts_offset = f->max_ts_offset;
+    return HF_OK;
+}
+
+static void at_end(struct log_partition *p, struct place end) {
+    p->end = p->journaled = p->durable = p->high = p->synced = end;
+}
+
+/* The index as the checkpoint synced it, or made again. */
+static enum hf_err settle_index(struct segment *s, const struct facts *f) {
+    enum hf_err e = index_cut(s, f->index_entries, f->time_entries, f->next);
+    if (e || s->index.entries >= f->index_entries) return e;
+    e = index_cut(s, 0, 0, f->next);
+    s->max_ts = -1;
+    for (uint64_t pos = 0; !e && pos < s->size;) {
+        struct batch_info b;
+        e = read_header(s, pos, s->size, &b);
+        if (e) return refuse(s->p, pos, "no batch where one was");
+        index_add(s, &b, pos, b.base_offset);
+        pos += b.size;
+    }
+    return e;
+}
+
+static enum hf_err load_partition(struct log_partition *p, const struct facts *f, bool clean) {
+    bool ours;
+    enum hf_err e = topic_folder_is(p, &ours);
+    if (e) return e;
+    if (!ours) return refuse(p, 0, "partition.metadata is missing or another topic's");
+    p->tail = calloc(1, sizeof *p->tail);
+    if (!p->tail) return HF_ENOMEM;
+    e = list_segments(p, p->tail);
+    if (!e) e = add_segments(p, f);
+    if (e) return e;
+    struct segment *s = partition_active(p);
+    at_end(p, (struct place){s, f->pos, f->next});
+    p->noted_base = p->fact_base = f->base;
+    if (clean) return p->tail->at < p->tail->count ? refuse(p, 0, "a segment nobody knows") : HF_OK;
+    e = segment_open(s);
+    return e ? e : settle_index(s, f);
+}
+
+/* ---- bringing a partition forward ---- */
+
+/* Goes on in the next segment file if the end has reached its base. */
+static enum hf_err follow_roll(struct log_partition *p) {
+    struct tail *t = p->tail;
+    while (t->at < t->count && t->base[t->at] < p->end.offset) {
+        enum hf_err e = unlink_left_over(p, t->base[t->at++]);
+        if (e) return e;
+    }
+    if (t->at == t->count || t->base[t->at] != p->end.offset) return HF_OK;
+    struct segment *old = partition_active(p);
+    if (old->base == p->end.offset) return HF_OK;
+    old->sealed = true;
+    index_seal(old);
+    enum hf_err e = segment_trim(old);
+    struct segment *s = e ? NULL : segment_add(p, t->base[t->at++]);
+    if (!s) return e ? e : HF_ENOMEM;
+    e = segment_open(s);
+    if (!e) e = index_cut(s, 0, 0, s->base);
+    p->end = (struct place){s, 0, s->base};
+    return e;
+}
+
+/* A batch that belongs at the end: into the segment, indexes, producers. */
+static enum hf_err keep(struct log_partition *p, const uint8_t *bytes, const struct batch_info *b,
+                        bool write) {
+    int64_t last = p->end.offset + b->last_offset_delta;
+    enum hf_err e = partition_room(p, b->size, (int64_t)b->last_offset_delta + 1);
+    if (!e && b->producer_id >= 0) e = producer_room(p, b->producer_id);
+    if (e) return e;
+    if (write) segment_write(p->end.seg, p->end.pos, bytes, b->size);
+    if (b->producer_id >= 0) producer_took(p, b, p->end.offset);
+    if (p->topic->config.internal) {
+        uint64_t next = (uint64_t)b->base_timestamp + (uint64_t)b->last_offset_delta + 1;
+        if (next > p->topic->next_sequence) p->topic->next_sequence = next;
+    }
+    partition_took(p, b, last);
+    return HF_OK;
+}
+
+/* The next batch of the segment if it is whole and the one that follows. HF_EEND: it is not. */
+static enum hf_err scan_one(struct log_partition *p, struct hf_buf *buf) {
+    struct segment *s = p->end.seg;
+    struct batch_info b;
+    enum hf_err e = segment_open(s);
+    if (!e && p->end.pos >= s->allocated) e = HF_EEND;
+    if (!e) e = read_header(s, p->end.pos, s->allocated, &b);
+    if (e) return e == HF_ECORRUPT ? HF_EEND : e;
+    if (b.base_offset != p->end.offset || b.leader_epoch != partition_epoch_at(p, b.base_offset))
+        return HF_EEND;
+    hf_buf_reset(buf);
+    uint8_t *bytes = hf_buf_room(buf, b.size);
+    if (!bytes) return HF_ENOMEM;
+    e = segment_read(s, p->end.pos, bytes, b.size);
+    if (e) return e;
+    return batch_crc_ok(bytes, &b) ? keep(p, bytes, &b, !hf_mutate(9)) : HF_EEND;
+}
+
+/* Up to an offset, or as far as it goes. */
+static enum hf_err scan(struct log_partition *p, int64_t upto) {
+    struct hf_buf buf;
+    hf_buf_init(&buf, LOG_SEGMENT_MAX);
+    enum hf_err e = HF_OK;
+    while (!e && p->end.offset < upto) {
+        e = follow_roll(p);
+        if (!e) e = scan_one(p, &buf);
+    }
+    hf_buf_fini(&buf);
+    return e;
+}
+
+static enum hf_err replay_batch(struct log_partition *p, const uint8_t *bytes, const struct batch_info *b) {
+    int64_t next = b->base_offset + b->last_offset_delta + 1;
+    if (next <= p->end.offset) return HF_OK;
+    if (b->base_offset > p->end.offset) {
+        enum hf_err e = scan(p, b->base_offset);
+        if (e == HF_EEND) return refuse(p, p->end.pos, "synced bytes are missing in front of journaled ones");
+        if (e) return e;
+    }
+    if (b->base_offset != p->end.offset) return refuse(p, p->end.pos, "journal and segment disagree");
+    enum hf_err e = follow_roll(p);
+    return e ? e : keep(p, bytes, b, true);
+}
+
+static enum hf_err replay_bytes(struct log_partition *p, const struct replay_entry *x) {
+    const uint8_t *at = x->bytes, *end = at + x->n;
+    while (at < end) {
+        struct batch_info b;
+        enum hf_err e = batch_parse(at, (size_t)(end - at), &b);
+        if (e) return HF_ECORRUPT;
+        e = replay_batch(p, at, &b);
+        if (e) return e;
+        at += b.size;
+    }
+    return HF_OK;
+}
+
+/* ---- entries of the journal ---- */
+
+struct pass {
+    struct log *l;
+    bool state; /* the state partition's entries only, or all others */
+};
+
+static enum hf_err replay_entry(void *arg, const struct replay_entry *x) {
+    struct pass *pass = arg;
+    struct topic *t = topic_find_id(pass->l, &x->id);
+    if (!t || x->partition < 0 || x->partition >= t->partitions) return HF_OK; /* deleted since */
+    if ((t == pass->l->state_topic) != pass->state) return HF_OK;
+    struct log_partition *p = t->partition[x->partition];
+    switch (x->type) {
+    case ENTRY_BYTES: return replay_bytes(p, x);
+    case ENTRY_CEILING:
+        if (x->offset > p->ceiling) p->ceiling = p->ceiling_asked = x->offset;
+        return HF_OK;
+    case ENTRY_START:
+        if (x->offset > p->start) p->start = x->offset;
+        return HF_OK;
+    default: return HF_EUNSUPPORTED;
+    }
+}
+
+/* ---- the end of a partition's recovery ---- */
+
+/* Offsets below the ceiling may have been seen: none of them is used again [L6]. */
+static enum hf_err jump(struct log_partition *p) {
+    struct segment *old = partition_active(p), *s;
+    int32_t epoch = partition_epoch(p) + 1;
+    enum hf_err e = partition_epoch_add(p, epoch, p->ceiling);
+    if (!e) e = segment_create(p, p->ceiling, 0, &s);
+    if (e) return e;
+    env_log(p->log->env, ENV_INFO, "ceiling_jump", "topic=%s partition=%d end=%lld goes_on_at=%lld epoch=%d",
+            p->topic->name, p->number, (long long)p->end.offset, (long long)p->ceiling, epoch);
+    old->sealed = true;
+    index_seal(old);
+    p->end = (struct place){s, 0, p->ceiling};
+    if (old->size == 0) {
+        p->noted_base = p->fact_base = p->ceiling;
+        segment_remove(old, true);
+    }
+    return HF_OK;
+}
+
+static enum hf_err finish_partition(struct log_partition *p) {
+    enum hf_err e = scan(p, INT64_MAX);
+    if (e != HF_EEND) return e;
+    struct tail *t = p->tail;
+    for (e = HF_OK; !e && t->at < t->count; t->at++) e = unlink_left_over(p, t->base[t->at]);
+    struct segment *s = partition_active(p);
+    if (!e && !hf_mutate(10)) e = segment_trim(s);
+    s->dirty = true; /* even if nothing was cut now: an earlier recovery's cut may not be synced */
+    p->dirty_dir = true;
+    partition_mark_dirty(p);
+    if (!e && p->ceiling > p->end.offset && !hf_mutate(6)) e = jump(p);
+    at_end(p, p->end);
+    return e;
+}
+
+static void forget_tail(struct log_partition *p) {
+    if (p->tail) free(p->tail->base);
+    free(p->tail);
+    p->tail = NULL;
+}
+
+/* ---- the whole ---- */
+
+static enum hf_err take_facts(struct log *l, const struct facts *f, bool state) {
+    struct topic *t = topic_find_id(l, &f->id);
+    if (!t || f->partition < 0 || f->partition >= t->partitions) return HF_OK;
+    if ((t == l->state_topic) != state) return HF_OK;
+    struct log_partition *p = t->partition[f->partition];
+    enum hf_err e = facts_apply(p, f);
+    return e ? e : load_partition(p, f, l->clean);
+}
+
+static enum hf_err take_state_facts(struct log *l, const struct facts *f) {
+    return take_facts(l, f, true);
+}
+static enum hf_err take_other_facts(struct log *l, const struct facts *f) {
+    return take_facts(l, f, false);
+}
+
+static enum hf_err each_other(struct log *l, enum hf_err (*fn)(struct log_partition *p)) {
+    for (struct topic *t = l->topics; t; t = t->hh.next) {
+        if (t == l->state_topic) continue;
+        for (int32_t i = 0; i < t->partitions; i++) {
+            enum hf_err e = fn(t->partition[i]);
+            if (e) return e;
+        }
+    }
+    return HF_OK;
+}
+
+/* A topic that came after the checkpoint. */
+static enum hf_err load_new(struct log_partition *p) {
+    struct facts none = {0};
+    none.max_ts = -1;
+    return p->tail ? HF_OK : load_partition(p, &none, p->log->clean);
+}
+
+static enum hf_err replay_pass(struct log *l, const struct superblock *sb, bool state) {
+    struct pass pass = {l, state};
+    struct replay r = {.lsn = sb->lsn,
+                       .chain = sb->chain,
+                       .incarnation = sb->incarnation,
+                       .entry = replay_entry,
+                       .arg = &pass};
+    if (l->clean) return HF_OK;
+    enum hf_err e = replay_run(l, &r);
+    if (!e && state) e = replay_judge(l, &r);
+    return e;
+}
+
+static enum hf_err recover(struct log *l, const struct superblock *sb, const struct hf_buf *snapshot) {
+    enum hf_err e = snapshot_each(l, snapshot, take_state_facts);
+    if (!e && !l->state.p->tail) e = HF_ECORRUPT;
+    if (!e) e = replay_pass(l, sb, true);
+    if (!e && !l->clean) e = finish_partition(l->state.p);
+    if (!e) e = state_load(l);
+    if (!e) e = topics_load(l);
+    if (!e) e = snapshot_each(l, snapshot, take_other_facts);
+    if (!e) e = each_other(l, load_new);
+    if (!e) e = replay_pass(l, sb, false);
+    if (!e && !l->clean) e = each_other(l, finish_partition);
+    return e;
+}
+
+static bool other_folder(void *arg, const char *name) {
+    struct log *l = arg;
+    const char *dash = strrchr(name, '-');
+    int64_t number = -1;
+    if (dash && hf_str_int(hf_str_of(dash + 1), &number) == HF_OK && number <= INT32_MAX) {
+        struct log_partition *p =
+            topic_partition(l, hf_str_make(name, (size_t)(dash - name)), (int32_t)number);
+        if (p) return true;
+    }
+    char path[LOG_PATH];
+    snprintf(path, sizeof path, "topics/%s", name);
+    trash_folder(l, path);
+    return true;
+}
+
+/* ---- a new store ---- */
+
+static enum hf_err make_dir(struct log *l, const char *path) {
+    enum hf_err e = env_mkdir(l->env, path);
+    return e == HF_EEXIST ? HF_OK : e;
+}
+
+static enum hf_err make_file(struct log *l, const char *path) {
+    struct hf_file *f;
+    enum hf_err e = env_open(l->env, path, ENV_CREATE, &f);
+    if (!e) env_close(f);
+    return e;
+}
+
+static bool is_foreign(void *arg, const char *name) {
+    bool *foreign = arg;
+    if (strcmp(name, LOG_STATE_TOPIC "-0") != 0) *foreign = true;
+    return !*foreign;
+}
+
+static enum hf_err make_store(struct log *l) {
+    static const char *const dirs[] = {"topics", "journal", "runs", "trash"};
+    static const char *const files[] = {"superblock-0", "superblock-1", "snapshot-0", "snapshot-1"};
+    enum hf_err e = HF_OK;
+    for (int i = 0; !e && i < 4; i++) e = make_dir(l, dirs[i]);
+    for (int i = 0; !e && i < 4; i++) e = make_file(l, files[i]);
+    bool foreign = false;
+    if (!e) e = env_list(l->env, "topics", is_foreign, &foreign);
+    if (!e && foreign) {
+        env_log(l->env, ENV_ERROR, "meta_missing", "hint=\"topics/ has folders, but there is no file meta\"");
+        return HF_ECORRUPT;
+    }
+    struct hf_file *metadata = NULL;
+    if (!e) e = topic_folder_create(l->state.p, &metadata);
+    if (metadata) {
+        if (!e) e = env_sync_wait(l->env, metadata, NULL);
+        env_close(metadata);
+    }
+    if (!e) e = env_sync_wait(l->env, NULL, "topics/" LOG_STATE_TOPIC "-0");
+    if (!e) e = env_sync_wait(l->env, NULL, "topics");
+    if (!e) e = env_sync_wait(l->env, NULL, ".");
+    return e;
+}
+
+/* ---- start ---- */
+
+/* Files that recovery does not need any more are ready for use. */
+static uint64_t sort_journal(struct log *l, const struct superblock *sb) {
+    struct journal *j = &l->journal;
+    struct journal_file *f, *next;
+    uint64_t top = sb->lsn >> 32;
+    DL_FOREACH_SAFE(j->files, f, next) {
+        if (f->seq > top) top = f->seq;
+        bool needed = !l->clean && (f->seq == 0 || f->seq >= sb->lsn >> 32);
+        if (needed || f->size != l->o.journal_file_bytes) continue;
+        DL_DELETE(j->files, f);
+        f->seq = 0;
+        DL_APPEND(j->spares, f);
+    }
+    return top;
+}
+
+static bool checkpointed(struct log *l) {
+    return checkpoint_idle(l);
+}
+
+static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
+    enum hf_err e = journal_open(l, top + 1);
+    if (e) return e;
+    checkpoint_begin(l, false);
+    if (checkpoint_idle(l)) return HF_ENOMEM;
+    return log_settle(l, checkpointed);
+}
+
+static enum hf_err open_old(struct log *l) {
+    struct superblock sb;
+    struct hf_buf snapshot;
+    enum hf_err e = superblock_read(l, &sb);
+    if (e == HF_ENOTFOUND) {
+        env_log(l->env, ENV_ERROR, "superblock_damaged", "file=superblock-0 file=superblock-1");
+        return HF_ECORRUPT;
+    }
+    if (!e) e = snapshot_read(l, &sb, &snapshot);
+    if (e) return e;
+    l->clean = sb.clean;
+    l->checkpoint.generation = sb.generation;
+    e = replay_scan(l);
+    if (!e) e = recover(l, &sb, &snapshot);
+    hf_buf_fini(&snapshot);
+    if (!e) e = env_list(l->env, "topics", other_folder, l);
+    if (!e) e = trash_load(l);
+    if (!e) e = runs_load(l);
+    return e ? e : begin_incarnation(l, sort_journal(l, &sb));
+}
+
+enum hf_err recovery_run(struct log *l) {
+    enum hf_err e = meta_lock(l);
+    if (!e) e = meta_read(l);
+    if (e && e != HF_ENOTFOUND) return e;
+    if (!e) {
+        e = open_old(l);
+    } else {
+        e = make_store(l);
+        struct superblock none = {0};
+        if (!e) e = replay_scan(l);
+        l->clean = true;
+        if (!e) e = begin_incarnation(l, sort_journal(l, &none));
+        if (!e) e = meta_write(l);
+    }
+    for (struct topic *t = l->topics; t; t = t->hh.next)
+        for (int32_t i = 0; i < t->partitions; i++) forget_tail(t->partition[i]);
+    return e ? e : l->failed;
+}

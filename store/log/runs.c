@@ -1,0 +1,343 @@
+/* Runs: the far tier's files, written once, sealed, named by a commit, read, dropped.
+ *
+ *   WRITING ──seal──► synced, sealed ──commit names it──► exists ──commit drops it──► unlinked
+ *      └─ abort, crash, or no commit: unlinked, at the latest by the next start
+ *
+ * A run exists if the state has its key. Its blocks carry checksums (docs/storage.md), so a damaged byte is
+ * never given out. Ids are never used twice: the first free one goes into the state with each commit. */
+#include "log_internal.h"
+
+#include "base/crc32c.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { BLOCK = 4096, CONTENT = BLOCK - 4, BUFFER = 64 * BLOCK, RUNS_MAX = 1000000, OPEN_RUNS = 256 };
+
+struct log_run_writer {
+    struct engine_run_writer base;
+    struct log_run_writer *prev, *next;
+    struct log *l;
+    struct run *run;
+    struct hf_file *file;
+    uint8_t *buf; /* whole blocks and one begun */
+    size_t used;  /* bytes in buf, checksums included */
+    size_t in_block;
+    uint64_t written;
+    struct env_sync sync;
+    uint64_t *id;
+    engine_done *done;
+    void *arg;
+    struct completion c;
+    enum hf_err e;
+};
+
+void run_key(uint64_t id, char out[32]) {
+    snprintf(out, 32, "run/%016llx", (unsigned long long)id);
+}
+
+static void run_path(uint64_t id, char out[LOG_PATH]) {
+    snprintf(out, LOG_PATH, "runs/%016llx.run", (unsigned long long)id);
+}
+
+static struct run *find(struct log *l, uint64_t id) {
+    struct run *r;
+    HASH_FIND(hh, l->runs, &id, sizeof id, r);
+    return r;
+}
+
+static struct run *add(struct log *l, uint64_t id, uint64_t bucket) {
+    if (HASH_COUNT(l->runs) >= RUNS_MAX) return NULL;
+    struct run *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    r->id = id;
+    r->bucket = bucket;
+    HASH_ADD(hh, l->runs, id, sizeof r->id, r);
+    if (r->hh.tbl) return r;
+    free(r);
+    return NULL;
+}
+
+static void forget(struct log *l, struct run *r) {
+    HASH_DEL(l->runs, r);
+    if (r->file) {
+        env_close(r->file);
+        l->open_runs--;
+    }
+    free(r);
+}
+
+/* ---- writing ---- */
+
+enum hf_err run_begin(struct engine *engine, uint64_t bucket, struct engine_run_writer **out) {
+    struct log *l = (struct log *)engine;
+    if (l->failed) return l->failed;
+    struct log_run_writer *w = calloc(1, sizeof *w);
+    if (w) w->buf = malloc(BUFFER);
+    if (w && w->buf) w->run = add(l, l->next_run, bucket);
+    enum hf_err e = w && w->run ? HF_OK : HF_ENOMEM;
+    char path[LOG_PATH];
+    if (!e) {
+        run_path(l->next_run++, path);
+        e = env_open(l->env, path, ENV_CREATE | ENV_EXCL, &w->file);
+        if (e) forget(l, w->run);
+    }
+    if (e) {
+        if (w) free(w->buf);
+        free(w);
+        return e;
+    }
+    w->base.engine = engine;
+    w->l = l;
+    DL_APPEND(l->writers, w);
+    *out = &w->base;
+    return HF_OK;
+}
+
+static void end_block(struct log_run_writer *w) {
+    uint8_t *block = w->buf + w->used - w->in_block;
+    hf_put_be32(w->buf + w->used, hf_crc32c(0, block, w->in_block));
+    w->used += 4;
+    w->in_block = 0;
+}
+
+static enum hf_err write_out(struct log_run_writer *w) {
+    enum hf_err e = env_write(w->file, w->written, w->buf, w->used);
+    if (e) return e;
+    w->written += w->used;
+    w->used = 0;
+    return HF_OK;
+}
+
+enum hf_err run_append(struct engine_run_writer *base, const void *p, size_t n) {
+    struct log_run_writer *w = (struct log_run_writer *)base;
+    const uint8_t *from = p;
+    while (n > 0) {
+        size_t part = CONTENT - w->in_block < n ? CONTENT - w->in_block : n;
+        memcpy(w->buf + w->used, from, part);
+        w->used += part;
+        w->in_block += part;
+        w->run->bytes += part;
+        from += part;
+        n -= part;
+        if (w->in_block == CONTENT) end_block(w);
+        enum hf_err e = w->in_block == 0 && w->used == BUFFER ? write_out(w) : HF_OK;
+        if (e) return e;
+    }
+    return HF_OK;
+}
+
+static void free_writer(struct log_run_writer *w) {
+    DL_DELETE(w->l->writers, w);
+    if (w->file) env_close(w->file);
+    free(w->buf);
+    free(w);
+}
+
+static void drop_file(struct log *l, struct run *r) {
+    char path[LOG_PATH];
+    run_path(r->id, path);
+    enum hf_err e = env_unlink(l->env, path);
+    if (e && e != HF_ENOTFOUND) log_fail(l, e, path);
+    forget(l, r);
+}
+
+static void sealed(struct completion *c, bool tell) {
+    if (!tell) return; /* runs_free has it */
+    struct log_run_writer *w = (struct log_run_writer *)((char *)c - offsetof(struct log_run_writer, c));
+    engine_done *done = w->done;
+    void *arg = w->arg;
+    enum hf_err e = w->e;
+    if (e)
+        drop_file(w->l, w->run);
+    else
+        w->run->sealed = true;
+    if (!e) *w->id = w->run->id;
+    free_writer(w);
+    done(arg, e);
+}
+
+static void named(struct env_sync *s, enum hf_err e) {
+    struct log_run_writer *w = s->arg;
+    w->l->syncs--;
+    if (e)
+        log_fail(w->l, e, "sync of runs/");
+    else
+        log_ready(w->l, &w->c);
+}
+
+static void written(struct env_sync *s, enum hf_err e) {
+    struct log_run_writer *w = s->arg;
+    w->l->syncs--;
+    if (e) {
+        log_fail(w->l, e, "sync of a run");
+        return;
+    }
+    w->l->syncs++;
+    w->sync = (struct env_sync){.dir = "runs", .urgent = true, .done = named, .arg = w};
+    env_sync_begin(w->l->env, &w->sync);
+}
+
+void run_seal(struct engine_run_writer *base, uint64_t *id, engine_done *done, void *arg) {
+    struct log_run_writer *w = (struct log_run_writer *)base;
+    w->id = id;
+    w->done = done;
+    w->arg = arg;
+    w->c.run = sealed;
+    if (w->in_block > 0) end_block(w);
+    w->e = write_out(w);
+    if (w->e) {
+        log_ready(w->l, &w->c);
+        return;
+    }
+    w->l->syncs++;
+    w->sync = (struct env_sync){.file = w->file, .urgent = true, .done = written, .arg = w};
+    env_sync_begin(w->l->env, &w->sync);
+}
+
+void run_abort(struct engine_run_writer *base) {
+    struct log_run_writer *w = (struct log_run_writer *)base;
+    drop_file(w->l, w->run);
+    free_writer(w);
+}
+
+/* ---- by commits ---- */
+
+bool run_sealed(struct log *l, uint64_t id, struct run **out) {
+    *out = find(l, id);
+    return *out && (*out)->sealed;
+}
+
+void runs_drop(struct log *l, const uint64_t *ids, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        struct run *r = find(l, ids[i]);
+        if (r) drop_file(l, r);
+    }
+}
+
+void runs_name(struct log *l, const uint64_t *ids, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        struct run *r = find(l, ids[i]);
+        if (r) r->named = true;
+    }
+}
+
+/* ---- reading ---- */
+
+static int by_id(const struct run *a, const struct run *b) {
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+void run_each(struct engine *engine, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
+              void *arg) {
+    struct log *l = (struct log *)engine;
+    HASH_SORT(l->runs, by_id);
+    for (struct run *r = l->runs, *next; r; r = next) {
+        next = r->hh.next;
+        if (r->named) fn(arg, r->id, r->bucket, r->bytes);
+    }
+}
+
+static enum hf_err open_run(struct log *l, struct run *r) {
+    if (r->file) return HF_OK;
+    for (struct run *x = l->runs; x && l->open_runs >= OPEN_RUNS; x = x->hh.next) {
+        if (!x->file) continue;
+        env_close(x->file);
+        x->file = NULL;
+        l->open_runs--;
+    }
+    char path[LOG_PATH];
+    run_path(r->id, path);
+    enum hf_err e = env_open(l->env, path, ENV_READ, &r->file);
+    if (!e) l->open_runs++;
+    return e == HF_ENOTFOUND ? HF_ECORRUPT : e;
+}
+
+static enum hf_err damaged(struct log *l, const struct run *r, uint64_t byte) {
+    env_log(l->env, ENV_ERROR, "run_damaged", "file=runs/%016llx.run byte=%llu", (unsigned long long)r->id,
+            (unsigned long long)byte);
+    return HF_ECORRUPT;
+}
+
+/* One block's content; all but the last hold CONTENT bytes. */
+static enum hf_err read_block(struct log *l, struct run *r, uint64_t block, uint8_t out[BLOCK]) {
+    uint64_t left = r->bytes - block * CONTENT;
+    size_t content = left < CONTENT ? (size_t)left : CONTENT, got = 0;
+    enum hf_err e = env_read(r->file, block * BLOCK, out, content + 4, &got);
+    if (e) return e;
+    bool whole = got == content + 4 && hf_get_be32(out + content) == hf_crc32c(0, out, content);
+    return whole ? HF_OK : damaged(l, r, block * BLOCK);
+}
+
+enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n) {
+    struct log *l = (struct log *)engine;
+    struct run *r = find(l, id);
+    if (!r || !r->sealed) return HF_ENOTFOUND;
+    if (offset > r->bytes || n > r->bytes - offset) return HF_EEND;
+    enum hf_err e = open_run(l, r);
+    uint8_t *to = p;
+    while (!e && n > 0) {
+        uint8_t block[BLOCK];
+        size_t at = (size_t)(offset % CONTENT), part = CONTENT - at < n ? CONTENT - at : n;
+        e = read_block(l, r, offset / CONTENT, block);
+        if (e) return e;
+        memcpy(to, block + at, part);
+        to += part;
+        offset += part;
+        n -= part;
+    }
+    return e;
+}
+
+/* ---- start and end ---- */
+
+struct loading {
+    struct log *l;
+    enum hf_err e;
+};
+
+static void load_one(void *arg, hf_str key, hf_str value) {
+    struct loading *x = arg;
+    char text[32] = {0};
+    unsigned long long id;
+    if (x->e) return;
+    memcpy(text, key.p, key.n < 31 ? key.n : 31);
+    if (value.n != 16 || sscanf(text, "run/%16llx", &id) != 1) {
+        x->e = HF_ECORRUPT;
+        return;
+    }
+    struct run *r = add(x->l, id, hf_get_be64(value.p));
+    if (!r) {
+        x->e = HF_ENOMEM;
+        return;
+    }
+    r->bytes = hf_get_be64(value.p + 8);
+    r->sealed = r->named = true;
+    x->e = open_run(x->l, r);
+    if (x->e == HF_ECORRUPT) x->e = damaged(x->l, r, 0);
+}
+
+static bool unlink_unnamed(void *arg, const char *name) {
+    struct log *l = arg;
+    unsigned long long id;
+    if (sscanf(name, "%16llx.run", &id) == 1 && find(l, id)) return true;
+    char path[LOG_PATH];
+    snprintf(path, sizeof path, "runs/%s", name);
+    enum hf_err e = env_unlink(l->env, path);
+    if (e) log_fail(l, e, path);
+    return true;
+}
+
+enum hf_err runs_load(struct log *l) {
+    struct loading x = {.l = l};
+    state_each(l, HF_STR("run/"), load_one, &x);
+    if (x.e) return x.e;
+    enum hf_err e = env_list(l->env, "runs", unlink_unnamed, l);
+    return e ? e : l->failed;
+}
+
+void runs_free(struct log *l) {
+    while (l->writers) free_writer(l->writers);
+    struct run *r, *next;
+    HASH_ITER (hh, l->runs, r, next) forget(l, r);
+}

@@ -1,0 +1,254 @@
+/* Segments: files, mappings, preallocation, pins.
+ *
+ * The active segment is mapped whole (addresses, not memory: pages come as they are written) and its file is
+ * preallocated in steps that double, so that a store into the mapping can neither run out of space nor raise
+ * SIGBUS [L15]. A roll trims the file and starts the next one, named by the offset that comes next. Sealed
+ * segments are unmapped when they are synced; their files are opened on demand and kept in a row, most
+ * recently used first, of bounded length. A segment that is dirty stays open through the descriptor that
+ * dirtied it: only that one is told of a failed write-back.
+ *
+ *            create            partition_room: full        psync ended
+ *     (none) ───────► active ───────────────────► sealed ─────────────► sealed, clean: may be closed
+ *                                                                            │ partition_start_move
+ *     freed ◄── last pin released ── taken out of its partition ◄────────────┘ or topic deleted
+ *
+ * Damage on first read, manifests and the scrubber (later work) belong to segment_open and segment_trim. */
+#include "log_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+void segment_path(const struct segment *s, const char *ext, char out[LOG_PATH]) {
+    char folder[LOG_PATH];
+    topic_folder_path(s->p->topic, s->p->number, folder);
+    int n = snprintf(out, LOG_PATH, "%s/%020lld.%s", folder, (long long)s->base, ext);
+    assert(n > 0 && n < LOG_PATH);
+}
+
+/* An object for a file that is there, or will be; keeps the partition's row ascending. */
+struct segment *segment_add(struct log_partition *p, int64_t base) {
+    struct segment *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->p = p;
+    s->log = p->log;
+    s->base = base;
+    s->max_ts = s->time_last = -1;
+    s->max_ts_offset = base;
+    s->step = LOG_ALLOC_MIN;
+    assert(!p->segments || p->segments->prev->base < base);
+    DL_APPEND(p->segments, s);
+    p->log->stats.segments++;
+    return s;
+}
+
+/* ---- open files, least recently used ones closed ---- */
+
+static void touch(struct segment *s) {
+    struct log *l = s->log;
+    if (l->lru == s) return;
+    DL_DELETE2(l->lru, s, lru_prev, lru_next);
+    DL_PREPEND2(l->lru, s, lru_prev, lru_next);
+}
+
+static bool busy(const struct segment *s) {
+    if (s->dirty || s->index_dirty || s->pin.count > 0) return true;
+    return s->p && s->p->sync.running;
+}
+
+void segment_evict(struct log *l) {
+    struct segment *s = l->lru ? l->lru->lru_prev : NULL;
+    for (size_t seen = 0; s && l->open_segments > LOG_OPEN_SEGMENTS && seen < 16; seen++) {
+        struct segment *before = s == l->lru ? NULL : s->lru_prev;
+        if (!busy(s)) segment_close(s);
+        s = before;
+    }
+}
+
+static enum hf_err refuse_size(struct segment *s, uint64_t size) {
+    char path[LOG_PATH];
+    segment_path(s, "log", path);
+    env_log(s->log->env, ENV_ERROR, "segment_cut", "file=%s bytes=%llu expected=%llu", path,
+            (unsigned long long)size, (unsigned long long)s->size);
+    return HF_ECORRUPT;
+}
+
+static void opened(struct segment *s, struct hf_file *f) {
+    s->file = f;
+    DL_PREPEND2(s->log->lru, s, lru_prev, lru_next);
+    s->log->open_segments++;
+}
+
+enum hf_err segment_open(struct segment *s) {
+    if (s->file) {
+        touch(s);
+        return HF_OK;
+    }
+    char path[LOG_PATH];
+    segment_path(s, "log", path);
+    struct hf_file *f;
+    enum hf_err e = env_open(s->log->env, path, ENV_WRITE, &f);
+    if (e) return e == HF_ENOTFOUND ? HF_ECORRUPT : e;
+    uint64_t size;
+    e = env_size(f, &size);
+    if (!e && s->sealed && !s->sized) s->size = size;
+    if (!e && size < s->size) e = refuse_size(s, size);
+    if (e) {
+        env_close(f);
+        return e;
+    }
+    s->allocated = size;
+    opened(s, f);
+    if (!s->sized) {
+        e = index_load(s);
+        if (e) {
+            segment_close(s);
+            return e;
+        }
+        s->sized = true;
+    }
+    segment_evict(s->log);
+    return HF_OK;
+}
+
+void segment_unmap(struct segment *s) {
+    if (s->map.p) env_unmap(&s->map);
+    s->map = (struct hf_map){0};
+}
+
+void segment_close(struct segment *s) {
+    segment_unmap(s);
+    index_close(s);
+    if (!s->file) return;
+    env_close(s->file);
+    s->file = NULL;
+    DL_DELETE2(s->log->lru, s, lru_prev, lru_next);
+    s->log->open_segments--;
+}
+
+/* ---- room ---- */
+
+static enum hf_err allocate(struct segment *s, uint64_t upto) {
+    while (s->allocated < upto) {
+        uint64_t n = s->step;
+        if (s->allocated + n < upto) n = (upto - s->allocated + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
+        uint64_t most = s->p->topic->config.segment_bytes;
+        if (s->allocated < most && s->allocated + n > most && most >= upto) n = most - s->allocated;
+        enum hf_err e = env_allocate(s->file, s->allocated, n);
+        if (e) return e;
+        s->allocated += n;
+        if (s->step < LOG_ALLOC_MAX) s->step *= 2;
+    }
+    return HF_OK;
+}
+
+static enum hf_err map(struct segment *s, uint64_t upto) {
+    uint64_t n = s->p->topic->config.segment_bytes;
+    if (n < upto) n = upto;
+    n = (n + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
+    if (s->map.p && s->map.n >= upto) return HF_OK;
+    segment_unmap(s);
+    return env_map(s->file, 0, (size_t)n, true, &s->map);
+}
+
+/* Room for `room` more bytes: allocated and mapped. */
+enum hf_err segment_writable(struct segment *s, uint64_t room) {
+    enum hf_err e = segment_open(s);
+    if (!e) e = allocate(s, s->size + room);
+    if (!e) e = map(s, s->size + room);
+    return e;
+}
+
+enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room, struct segment **out) {
+    struct segment *s = segment_add(p, base);
+    if (!s) return HF_ENOMEM;
+    char path[LOG_PATH];
+    segment_path(s, "log", path);
+    struct hf_file *f;
+    enum hf_err e = env_open(p->log->env, path, ENV_CREATE, &f);
+    if (!e) {
+        opened(s, f);
+        s->sized = true;
+        e = env_truncate(f, 0);
+        if (!e) e = segment_writable(s, room);
+    }
+    if (e) {
+        segment_remove(s, true);
+        return e;
+    }
+    s->dirty = true;
+    p->dirty_dir = true;
+    partition_mark_dirty(p);
+    *out = s;
+    return HF_OK;
+}
+
+/* ---- bytes ---- */
+
+enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n) {
+    if (s->map.p && pos + n <= s->map.n && pos + n <= s->allocated) {
+        memcpy(out, s->map.p + pos, n);
+        return HF_OK;
+    }
+    enum hf_err e = segment_open(s);
+    if (e) return e;
+    size_t got;
+    e = env_read(s->file, pos, out, n, &got);
+    if (!e && got < n) e = HF_ECORRUPT;
+    return e;
+}
+
+/* Into room that segment_writable made. */
+void segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n) {
+    assert(s->map.p && pos + n <= s->allocated && pos + n <= s->map.n);
+    env_copy(&s->map, (size_t)pos, bytes, n);
+    s->dirty = true;
+    partition_mark_dirty(s->p);
+}
+
+/* Gives back what was preallocated and is not used. */
+enum hf_err segment_trim(struct segment *s) {
+    if (!s->file || s->allocated == s->size) return HF_OK;
+    enum hf_err e = env_truncate(s->file, s->size);
+    if (e) return e;
+    s->allocated = s->size;
+    s->dirty = true;
+    partition_mark_dirty(s->p);
+    return HF_OK;
+}
+
+/* A sync covered all of it. */
+void segment_cleaned(struct segment *s) {
+    if (!s->sealed || s->dirty) return;
+    segment_unmap(s);
+}
+
+/* ---- the end of a segment ---- */
+
+static void free_segment(struct segment *s) {
+    segment_close(s);
+    s->log->stats.segments--;
+    free(s);
+}
+
+/* Takes it out of its partition. Whoever pinned it goes on reading: the file lives as long as it is open. */
+void segment_remove(struct segment *s, bool unlink_files) {
+    static const char *const ext[] = {"log", "index", "timeindex"};
+    for (int i = 0; unlink_files && i < 3; i++) {
+        char path[LOG_PATH];
+        segment_path(s, ext[i], path);
+        enum hf_err e = env_unlink(s->log->env, path);
+        if (e && e != HF_ENOTFOUND) log_fail(s->log, e, path);
+    }
+    struct log_partition *p = s->p;
+    DL_DELETE(p->segments, s);
+    if (unlink_files) p->dirty_dir = true;
+    s->p = NULL;
+    if (s->pin.count == 0) free_segment(s);
+}
+
+void log_pin_release(struct log_pin *pin) {
+    struct segment *s = (struct segment *)pin;
+    assert(pin->count > 0);
+    pin->count--;
+    if (pin->count == 0 && !s->p) free_segment(s);
+}

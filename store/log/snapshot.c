@@ -1,0 +1,192 @@
+/* The bytes of superblocks and snapshots (formats: docs/storage.md).
+ *
+ * Generation g writes snapshot-(g mod 2), syncs it, then superblock-(g mod 2). So while one pair is being
+ * written the other stands untouched, and a superblock that is whole always names a snapshot that is whole:
+ * if it does not, that is damage. */
+#include "log_internal.h"
+
+#include "base/crc32c.h"
+
+#include <stdio.h>
+
+enum { VERSION = 1, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
+
+void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]) {
+    memset(out, 0, HF_SECTOR);
+    memcpy(out, "HFSB", 4);
+    hf_put_be32(out + 4, VERSION);
+    hf_put_be64(out + 8, s->generation);
+    hf_put_be64(out + 16, s->lsn);
+    hf_put_be32(out + 24, s->chain);
+    hf_put_be32(out + 28, s->clean ? 1 : 0);
+    hf_put_be64(out + 32, s->incarnation);
+    hf_put_be64(out + 40, s->snapshot_bytes);
+    hf_put_be32(out + 48, s->snapshot_crc);
+    hf_put_be32(out + 508, hf_crc32c(0, out, 508));
+}
+
+bool superblock_decode(const uint8_t *p, struct superblock *out) {
+    if (memcmp(p, "HFSB", 4) != 0 || hf_get_be32(p + 508) != hf_crc32c(0, p, 508)) return false;
+    *out = (struct superblock){
+        .generation = hf_get_be64(p + 8),
+        .lsn = hf_get_be64(p + 16),
+        .chain = hf_get_be32(p + 24),
+        .clean = hf_get_be32(p + 28) & 1,
+        .incarnation = hf_get_be64(p + 32),
+        .snapshot_bytes = hf_get_be64(p + 40),
+        .snapshot_crc = hf_get_be32(p + 48),
+    };
+    return hf_get_be32(p + 4) == VERSION && out->snapshot_bytes <= SNAPSHOT_MAX;
+}
+
+static enum hf_err read_one(struct log *l, const char *path, uint8_t sector[HF_SECTOR]) {
+    struct hf_file *f;
+    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    if (e) return e;
+    size_t got;
+    e = env_read(f, 0, sector, HF_SECTOR, &got);
+    if (!e && got < HF_SECTOR) e = HF_ENOTFOUND;
+    env_close(f);
+    return e;
+}
+
+/* The newest that is whole. */
+enum hf_err superblock_read(struct log *l, struct superblock *out) {
+    bool found = false;
+    for (int i = 0; i < 2; i++) {
+        char path[32];
+        uint8_t sector[HF_SECTOR];
+        struct superblock s;
+        snprintf(path, sizeof path, "superblock-%d", i);
+        enum hf_err e = read_one(l, path, sector);
+        if (e == HF_ENOTFOUND) continue;
+        if (e) return e;
+        if (!superblock_decode(sector, &s) || (s.generation & 1) != (uint64_t)i) continue;
+        if (found && s.generation < out->generation) continue;
+        *out = s;
+        found = true;
+    }
+    return found ? HF_OK : HF_ENOTFOUND;
+}
+
+/* ---- snapshots ---- */
+
+static void encode_partition(struct log_partition *p, bool clean, struct hf_buf *out) {
+    struct place at = partition_applied(p);
+    size_t from = out->n;
+    p->noted_base = at.seg->base;
+    hf_buf_be32(out, 0);
+    hf_buf_put(out, p->topic->id.b, sizeof p->topic->id.b);
+    hf_buf_be32(out, (uint32_t)p->number);
+    hf_buf_be64(out, (uint64_t)p->start);
+    hf_buf_be64(out, (uint64_t)at.seg->base);
+    hf_buf_be64(out, at.pos);
+    hf_buf_be64(out, (uint64_t)at.offset);
+    hf_buf_be64(out, clean ? 0 : (uint64_t)p->ceiling);
+    hf_buf_be64(out, (uint64_t)p->last_time_ms);
+    hf_buf_be64(out, p->topic->next_sequence);
+    hf_buf_be64(out, (uint64_t)at.seg->max_ts);
+    hf_buf_be64(out, (uint64_t)at.seg->max_ts_offset);
+    hf_buf_be32(out, at.seg->index.entries);
+    hf_buf_be32(out, at.seg->timeindex.entries);
+    hf_buf_be32(out, (uint32_t)p->epoch_count);
+    for (size_t i = 0; i < p->epoch_count; i++) {
+        hf_buf_be32(out, (uint32_t)p->epochs[i].epoch);
+        hf_buf_be64(out, (uint64_t)p->epochs[i].start);
+    }
+    producer_encode(p, at.offset, out);
+    if (!hf_buf_failed(out)) hf_put_be32(out->p + from, (uint32_t)(out->n - from - 4));
+}
+
+/* The facts of every partition as they are now. */
+void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_buf *out) {
+    hf_buf_init(out, SNAPSHOT_MAX);
+    hf_buf_put(out, "HFSN", 4);
+    hf_buf_be32(out, VERSION);
+    hf_buf_be64(out, generation);
+    hf_buf_be32(out, 0);
+    uint32_t n = 0;
+    for (const struct topic *t = l->topics; t; t = t->hh.next) {
+        if (t->phase != TOPIC_LIVE && t->phase != TOPIC_DELETING) continue;
+        for (int32_t i = 0; i < t->partitions; i++, n++) encode_partition(t->partition[i], clean, out);
+    }
+    if (!hf_buf_failed(out)) hf_put_be32(out->p + 16, n);
+}
+
+enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out) {
+    char path[32];
+    snprintf(path, sizeof path, "snapshot-%d", (int)(s->generation & 1));
+    hf_buf_init(out, SNAPSHOT_MAX);
+    struct hf_file *f;
+    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    if (e == HF_ENOTFOUND) e = HF_ECORRUPT;
+    if (e) return e;
+    size_t got = 0;
+    uint8_t *p = hf_buf_room(out, (size_t)s->snapshot_bytes);
+    e = p ? env_read(f, 0, p, (size_t)s->snapshot_bytes, &got) : HF_ENOMEM;
+    env_close(f);
+    if (!e) out->n = got;
+    bool whole = !e && got == s->snapshot_bytes && got >= SNAPSHOT_HEAD &&
+                 hf_crc32c(0, p, got) == s->snapshot_crc && memcmp(p, "HFSN", 4) == 0;
+    if (!e && !whole) {
+        env_log(l->env, ENV_ERROR, "snapshot_damaged", "file=%s byte=0", path);
+        e = HF_ECORRUPT;
+    }
+    if (e) hf_buf_fini(out);
+    return e;
+}
+
+static void decode_facts(struct hf_reader *r, struct facts *f) {
+    uint32_t n = hf_read_be32(r);
+    hf_str all = hf_read_bytes(r, n);
+    struct hf_reader x = hf_reader_of(all.p, all.n);
+    hf_str id = hf_read_bytes(&x, sizeof f->id.b);
+    if (id.p) memcpy(f->id.b, id.p, sizeof f->id.b);
+    f->partition = (int32_t)hf_read_be32(&x);
+    f->start = (int64_t)hf_read_be64(&x);
+    f->base = (int64_t)hf_read_be64(&x);
+    f->pos = hf_read_be64(&x);
+    f->next = (int64_t)hf_read_be64(&x);
+    f->ceiling = (int64_t)hf_read_be64(&x);
+    f->last_time_ms = (int64_t)hf_read_be64(&x);
+    f->next_sequence = hf_read_be64(&x);
+    f->max_ts = (int64_t)hf_read_be64(&x);
+    f->max_ts_offset = (int64_t)hf_read_be64(&x);
+    f->index_entries = hf_read_be32(&x);
+    f->time_entries = hf_read_be32(&x);
+    f->epoch_count = hf_read_be32(&x);
+    f->epochs = hf_read_bytes(&x, (size_t)f->epoch_count * 12);
+    f->producers = hf_str_make(x.p, hf_reader_left(&x));
+    if (x.bad || f->epoch_count == 0) r->bad = true;
+}
+
+enum hf_err snapshot_each(struct log *l, const struct hf_buf *snapshot,
+                          enum hf_err (*fn)(struct log *l, const struct facts *f)) {
+    struct hf_reader r = hf_reader_of(snapshot->p + 16, snapshot->n - 16);
+    uint32_t n = hf_read_be32(&r);
+    for (uint32_t i = 0; i < n; i++) {
+        struct facts f;
+        decode_facts(&r, &f);
+        if (r.bad) return HF_ECORRUPT;
+        enum hf_err e = fn(l, &f);
+        if (e) return e;
+    }
+    return HF_OK;
+}
+
+/* All but the segments. */
+enum hf_err facts_apply(struct log_partition *p, const struct facts *f) {
+    p->start = f->start;
+    p->ceiling = p->ceiling_asked = f->ceiling;
+    p->last_time_ms = f->last_time_ms;
+    if (f->last_time_ms > p->topic->last_time_ms) p->topic->last_time_ms = f->last_time_ms;
+    if (f->next_sequence > p->topic->next_sequence) p->topic->next_sequence = f->next_sequence;
+    struct hf_reader r = hf_reader_of(f->epochs.p, f->epochs.n);
+    p->epoch_count = 0;
+    for (uint32_t i = 0; i < f->epoch_count; i++) {
+        int32_t epoch = (int32_t)hf_read_be32(&r);
+        enum hf_err e = partition_epoch_add(p, epoch, (int64_t)hf_read_be64(&r));
+        if (e) return e;
+    }
+    return producer_decode(p, f->producers);
+}
