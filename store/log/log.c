@@ -210,6 +210,8 @@ enum hf_err log_close(struct log *l) {
 }
 
 static void drop_waiting(struct log *l) {
+    for (struct topic *t = l->topics; t; t = t->hh.next)
+        for (int32_t i = 0; i < t->partitions; i++) partition_forget_row(t->partition[i]);
     while (l->ready) {
         struct completion *c = l->ready;
         l->ready = c->next;

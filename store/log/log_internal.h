@@ -459,6 +459,7 @@ void index_close(struct segment *s);
 struct log_partition *partition_new(struct log *l, struct topic *t, int32_t number);
 void partition_ref(struct log_partition *p);
 void partition_unref(struct log_partition *p);
+void partition_forget_row(struct log_partition *p);
 void partition_free(struct log_partition *p);
 struct segment *partition_active(struct log_partition *p);
 HF_CHECK enum hf_err partition_room(struct log_partition *p, uint64_t n, int64_t offsets);

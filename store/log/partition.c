@@ -47,16 +47,22 @@ void partition_ref(struct log_partition *p) {
     p->refs++;
 }
 
-void partition_free(struct log_partition *p) {
-    struct segment *s, *next;
-    DL_FOREACH_SAFE(p->segments, s, next) {
-        segment_remove(s, false);
-    }
+/* Nobody is told. */
+void partition_forget_row(struct log_partition *p) {
     while (p->fifo) {
         struct pending *w = p->fifo;
         p->fifo = w->next;
         if (w->kind != PENDING_PART) pending_free(w);
     }
+    p->parts = p->parts_free = NULL;
+}
+
+void partition_free(struct log_partition *p) {
+    struct segment *s, *next;
+    DL_FOREACH_SAFE(p->segments, s, next) {
+        segment_remove(s, false);
+    }
+    partition_forget_row(p);
     producer_free(p);
     free(p->epochs);
     free(p);
