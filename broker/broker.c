@@ -37,15 +37,27 @@ bool broker_limiter_pass(struct broker_limiter *l, int64_t now_us, uint64_t *sup
 
 /* ---- addresses ---- */
 
+static bool parse_port(const char *text, uint16_t *port) {
+    int64_t n;
+    if (hf_str_int(hf_str_of(text), &n) || n < 0 || n > UINT16_MAX) return false;
+    *port = (uint16_t)n;
+    return true;
+}
+
 enum hf_err broker_parse_address(const char *text, struct sockaddr_storage *out, int *n) {
-    char plain[BROKER_ADDRESS];
-    static const char local[] = "localhost:";
-    if (strncmp(text, local, sizeof(local) - 1) == 0) {
-        (void)snprintf(plain, sizeof(plain), "127.0.0.1:%s", text + sizeof(local) - 1);
-        text = plain;
-    }
+    const char *colon = strrchr(text, ':');
+    char host[BROKER_ADDRESS];
+    uint16_t port;
+    if (!colon || colon == text || (size_t)(colon - text) >= sizeof(host) || !parse_port(colon + 1, &port))
+        return HF_EINVAL;
+    (void)snprintf(host, sizeof(host), "%.*s", (int)(colon - text), text);
+    if (strcmp(host, "localhost") == 0) (void)snprintf(host, sizeof(host), "127.0.0.1");
     *n = sizeof(*out);
-    if (!strchr(text, ':') || evutil_parse_sockaddr_port(text, (struct sockaddr *)out, n)) return HF_EINVAL;
+    if (evutil_parse_sockaddr_port(host, (struct sockaddr *)out, n)) return HF_EINVAL;
+    if (out->ss_family == AF_INET6)
+        ((struct sockaddr_in6 *)out)->sin6_port = htons(port);
+    else
+        ((struct sockaddr_in *)out)->sin_port = htons(port);
     return HF_OK;
 }
 

@@ -16,6 +16,8 @@
  * Threads: everything runs on the thread of broker_run. It steps the cores too (options.step). The only home
  * of libevent: its types do not show.
  *
+ * The program must ignore SIGPIPE: sendfile knows no other way.
+ *
  * What it does not do: decide anything about topics, groups or records. */
 #ifndef BROKER_BROKER_H
 #define BROKER_BROKER_H
