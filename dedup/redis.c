@@ -22,6 +22,7 @@
 #include "base/bytes.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <hiredis/hiredis.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
@@ -271,8 +272,7 @@ static redisReply *call(struct dedup_store *s, struct command *c, struct dedup_d
             pool_give(&s->pool, connection);
             return r;
         }
-        bool timed_out =
-            redis->err == REDIS_ERR_IO && redis->errstr[0] && strstr(redis->errstr, "unavailable");
+        bool timed_out = redis->err == REDIS_ERR_IO && errno == EAGAIN;
         (void)dedup_say(detail, DEDUP_UNAVAILABLE, "redis: %s", redis->errstr);
         pool_drop(&s->pool, connection);
         if (timed_out) return NULL; /* a second wait would not be answered sooner */

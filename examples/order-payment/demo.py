@@ -1,0 +1,423 @@
+"""Plays the order-payment flow: starts the servers and the shop's programs, sends customers, breaks things, and lets
+verdict.py judge. See README.md beside it for the story; `scripts/demo` builds first.
+
+All faults follow one seed, which is printed. The machine's timing does not, so two runs differ in which message is
+caught in the middle, never in what must hold.
+"""
+
+import argparse
+import contextlib
+import heapq
+import json
+import os
+import queue
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+
+import psycopg2
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+import servers  # noqa: E402
+
+# The demo's own overrides; in life: 30 minutes to pay, a check after 6 s, no failures on purpose.
+DELAY_MS = 3000
+CHECK_AFTER_MS = 700
+FAIL_PERCENT = 8
+PARTITIONS = 4
+PLACE_SERVICES = 6
+PAY_SERVICES = 3
+SKUS = 10
+GROUPS = ["inventory", "points", "coupon"]
+POISON = {f"{i}": "reject" if i % 2 else "never" for i in range(1, 7)}
+PATIENCE_S = 45
+
+
+def say(text):
+    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
+
+
+class Program:
+    """One of the shop's programs as a child process that answers each line with a line."""
+
+    def __init__(self, shop, name, *args, **more):
+        self.process = subprocess.Popen([os.path.join(shop.build, "examples", "shop_" + name), *args],
+                                        env={**shop.environment, **more}, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=shop.errors, text=True, start_new_session=True)
+
+    def ask(self, line):
+        """The answer, or None if it died."""
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return self.process.stdout.readline().strip() or None
+
+    def end(self, how=signal.SIGTERM):
+        """Asks it to end; wait() then sees that it did."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+
+    def wait(self, seconds=15):
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return False
+        self.process.stdout.close()
+        return True
+
+
+class Plan:
+    """What happens to which order, decided before anything starts."""
+
+    def __init__(self, orders, seed):
+        dice = random.Random(seed)
+        self.ids = [str(n) for n in range(1, orders + 1)]
+        shuffled = dice.sample(self.ids, orders)
+        self.fault = dict.fromkeys(self.ids, "none")
+        for name, share in (("die-after", 10), ("die-before", 20), ("slow", 50)):
+            for _ in range(max(1, orders // share)):
+                self.fault[shuffled.pop()] = name
+        self.lines = {i: f"{i} sku-{dice.randrange(SKUS)} {dice.randint(1, 3)} C{dice.randrange(max(1, orders * 2 // 3))} "
+                         f"{self.fault[i]}" for i in self.ids}
+        # Seconds after the order became visible at which it is paid; the unpaid message is due after DELAY_MS.
+        due = DELAY_MS / 1000
+        self.pay_after = {}
+        for i in dice.sample(self.ids, orders * 2 // 3):
+            kind = dice.random()
+            if kind < 0.25:
+                self.pay_after[i] = due + dice.uniform(-0.012, 0.004)
+            elif kind < 0.33:
+                self.pay_after[i] = due + dice.uniform(0.1, 1.0)
+            else:
+                self.pay_after[i] = dice.uniform(0.1, due - 0.3)
+        self.twice = set(dice.sample(sorted(self.pay_after), len(self.pay_after) // 8))
+
+
+class Shop:
+    def __init__(self, options, folder, redis, postgres, server):
+        self.options, self.folder, self.server = options, folder, server
+        self.build = os.path.join(ROOT, options.build)
+        self.plan = Plan(options.orders, options.seed)
+        self.trace_file = os.path.join(folder, "trace.jsonl")
+        self.orders_file = os.path.join(folder, "orders.db")
+        self.postgres_url = postgres.url
+        self.errors = open(os.path.join(folder, "programs.log"), "a")
+        self.environment = {**os.environ, "SHOP_SERVER": server.address, "SHOP_API": server.api,
+                            "SHOP_ORDERS": self.orders_file, "SHOP_POSTGRES": postgres.url, "SHOP_REDIS": redis.url,
+                            "SHOP_DEDUP": "0" if options.no_dedup else "1", "SHOP_DELAY": str(DELAY_MS),
+                            "SHOP_CHECK_AFTER": str(CHECK_AFTER_MS), "SHOP_TRACE": self.trace_file,
+                            "SHOP_FAIL": str(FAIL_PERCENT)}
+        self.workers = {}  # (group, number) → Program
+        self.to_place = queue.Queue()
+        self.payments = []  # heap of (when, order, payment number)
+        self.payments_lock = threading.Condition()
+        self.payments_open = 0
+        self.placed_seen = set()
+        self.done = threading.Event()
+        self.failures = []
+        self.count = {"placed": 0, "died": 0, "refused": 0, "open": 0, "paid": 0, "refund": 0, "not paid": 0}
+        self.count_lock = threading.Lock()
+
+    # ---- setting up ----
+
+    def prepare(self):
+        with open(os.path.join(HERE, "orders.sql")) as f, contextlib.closing(sqlite3.connect(self.orders_file)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f.read())
+            stock = self.options.orders * 3
+            db.executemany("INSERT INTO stock VALUES (?, ?, ?, 0, 0)", [(f"sku-{n}", stock, stock) for n in range(SKUS)])
+            db.executemany("INSERT INTO coupons VALUES (?, 'free', NULL, 0)",
+                           [(f"C{n}",) for n in range(max(1, self.options.orders * 2 // 3))])
+            db.commit()
+        with open(os.path.join(HERE, "services.sql")) as f, contextlib.closing(psycopg2.connect(self.postgres_url)) as pg:
+            with pg, pg.cursor() as c:
+                c.execute(f.read())
+        admin = KafkaAdminClient(bootstrap_servers=self.server.address)
+        admin.create_topics([NewTopic(t, PARTITIONS, 1) for t in
+                             ("orders.placed", "orders.unpaid", "orders.paid", "orders.refund")])
+        admin.close()
+
+    def stall_file(self, group):
+        return os.path.join(self.folder, f"stall-{group}")
+
+    def start_worker(self, group, number):
+        self.workers[group, number] = Program(self, group, SHOP_STALL=self.stall_file(group))
+
+    def start(self):
+        for group in GROUPS + ["unpaid"]:
+            for number in (1, 2):
+                self.start_worker(group, number)
+        self.checker = Program(self, "place", "--check")
+        for i in self.plan.ids:
+            self.to_place.put(i)
+        jobs = [self.place] * PLACE_SERVICES + [self.pay] * PAY_SERVICES + [self.customers]
+        self.placers = []
+        for n, job in enumerate(jobs):
+            t = threading.Thread(target=self.guarded, args=(job,), daemon=True)
+            t.start()
+            if n < PLACE_SERVICES:
+                self.placers.append(t)
+
+    def guarded(self, job):
+        try:
+            job()
+        except Exception:  # a thread's failure is the demo's
+            self.failures.append(traceback.format_exc())
+
+    def add(self, what):
+        with self.count_lock:
+            self.count[what] = self.count.get(what, 0) + 1
+
+    # ---- placing: each service lives until a fault kills it, then another starts ----
+
+    def place(self):
+        service = None
+        while True:
+            try:
+                order = self.to_place.get_nowait()
+            except queue.Empty:
+                break
+            service = service or Program(self, "place")
+            answer = service.ask(self.plan.lines[order])
+            self.add(answer.split()[0] if answer else "died")
+            if answer is None:
+                service.wait()
+                service = None
+        if service:
+            service.end()
+            service.wait()
+
+    # ---- customers see their orders and pay, or do not ----
+
+    def customers(self):
+        consumer = KafkaConsumer(bootstrap_servers=self.server.address, enable_auto_commit=False, fetch_max_wait_ms=20)
+        consumer.assign([TopicPartition("orders.placed", n) for n in range(PARTITIONS)])
+        consumer.seek_to_beginning()
+        while not self.done.is_set():
+            try:
+                batches = consumer.poll(100)
+            except KafkaError:
+                continue
+            for record in (r for batch in batches.values() for r in batch):
+                order = record.key.decode()
+                after = self.plan.pay_after.get(order)
+                if order in self.placed_seen or after is None:
+                    continue
+                self.placed_seen.add(order)
+                self.owe(record.timestamp / 1000 + after, order, 1)
+        consumer.close()
+
+    def owe(self, when, order, number):
+        with self.payments_lock:
+            heapq.heappush(self.payments, (when, order, number))
+            self.payments_open += 1
+            self.payments_lock.notify()
+
+    def next_payment(self):
+        with self.payments_lock:
+            while not self.done.is_set():
+                wait = self.payments[0][0] - time.time() if self.payments else 0.2
+                if self.payments and wait <= 0:
+                    return heapq.heappop(self.payments)
+                self.payments_lock.wait(min(wait, 0.2))
+        return None
+
+    def pay(self):
+        service = Program(self, "pay")
+        while (payment := self.next_payment()):
+            _, order, number = payment
+            answer = service.ask(f"poison {order} {POISON[order]}" if number == 0 else f"{order} {number}")
+            word = answer.split()[0] if answer else "died"
+            if word in ("again", "died"):
+                self.owe(time.time() + 0.2, order, number)  # the customer's bank asks until it is answered
+                if answer is None:
+                    service.wait()
+                    service = Program(self, "pay")
+            else:
+                self.add({"refused": "not paid"}.get(word, word))
+                if number == 1 and word == "paid" and order in self.plan.twice:
+                    self.owe(time.time() + random.uniform(0.01, 1.0), order, 2)
+            with self.payments_lock:
+                self.payments_open -= 1
+        service.end()
+        service.wait()
+
+    # ---- breaking things ----
+
+    def note(self, **event):
+        with open(self.trace_file, "a") as f:
+            f.write(json.dumps({"at": int(time.time() * 1000), "pid": 0, **event}) + "\n")
+
+    def events(self, kind):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.trace_file) as f:
+                return [e for e in (json.loads(line) for line in f if line.endswith("\n")) if e["event"] == kind]
+        return []
+
+    def placed(self):
+        return self.options.orders - self.to_place.qsize()
+
+    def kill_workers(self):
+        """One of each group, in the middle of a handler: the one that took the stall file sleeps there."""
+        for group in GROUPS:
+            open(self.stall_file(group), "w").close()
+        waiting = {p.process.pid: key for key, p in self.workers.items() if key[0] in GROUPS}
+        end = time.monotonic() + 15
+        killed = set()
+        while len(killed) < len(GROUPS) and time.monotonic() < end:
+            for pid in {e["pid"] for e in self.events("stalled")} & set(waiting) - killed:
+                group, number = waiting[pid]
+                self.workers[group, number].process.kill()
+                self.workers[group, number].process.wait()
+                killed.add(pid)
+                self.note(event="killed", group=group, victim=pid)
+                self.start_worker(group, number)
+                say(f"SIGKILL to a worker of {group} in the middle of a handler; started again")
+            time.sleep(0.02)
+
+    def kill_server(self):
+        self.note(event="server-killed")
+        self.server.process.kill()
+        self.server.process.wait()
+        self.server.stop()
+        self.server.start()
+        self.note(event="server-started")
+        say("SIGKILL to the server; started again")
+
+    def wait_placed(self, share):
+        while self.placed() < self.options.orders * share and not self.failures:
+            time.sleep(0.05)
+
+    def play(self):
+        self.start()
+        self.wait_placed(0.2)
+        for order in POISON:
+            self.owe(time.time(), order, 0)
+        self.wait_placed(0.35)
+        self.kill_workers()
+        self.wait_placed(0.7)
+        self.kill_server()
+        for t in self.placers:
+            t.join()
+        say("all orders handed in: " + ", ".join(f"{n} {what}" for what, n in sorted(self.count.items()) if n))
+
+    # ---- the end ----
+
+    def lag(self, group, topic):
+        consumer = KafkaConsumer(bootstrap_servers=self.server.address, group_id=group, enable_auto_commit=False)
+        parts = [TopicPartition(topic, n) for n in range(PARTITIONS)]
+        ends = consumer.end_offsets(parts)
+        behind = sum(ends[p] - (consumer.committed(p) or 0) for p in parts)
+        consumer.close(autocommit=False)
+        return behind
+
+    def undecided(self):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            with urllib.request.urlopen(f"http://{self.server.api}/v1/txn?state=prepared", timeout=5) as r:
+                return len(json.load(r)["transactions"])
+        return -1
+
+    def unfinished(self):
+        with contextlib.closing(sqlite3.connect(self.orders_file)) as db:
+            pending = db.execute("SELECT count(*) FROM orders WHERE status = 'pending'").fetchone()[0]
+        with self.payments_lock:
+            left = {"orders pending": pending, "payments to come": self.payments_open}
+        left["transactions undecided"] = self.undecided()
+        if any(left.values()):
+            return left
+        for group in GROUPS:
+            left[f"messages before {group}"] = self.lag(group, "orders.paid")
+        left["messages before unpaid"] = self.lag("unpaid", "orders.unpaid")
+        return left
+
+    def settle(self):
+        """Waits until nothing is left to do, or for so long that the verdict should say what is."""
+        end = time.monotonic() + PATIENCE_S
+        while not self.failures:
+            try:
+                left = self.unfinished()
+            except KafkaError as e:
+                left = {str(e): 1}
+            if not any(left.values()):
+                say("everything is settled")
+                return
+            if time.monotonic() > end:
+                say("not settled: " + ", ".join(f"{n} {what}" for what, n in left.items() if n))
+                return
+            time.sleep(0.25)
+
+    def stop(self):
+        self.done.set()
+        for p in [*self.workers.values(), self.checker]:
+            p.end()
+        for key, p in self.workers.items():
+            if not p.wait():
+                self.failures.append(f"a worker of {key[0]} did not end after SIGTERM")
+        self.checker.wait()
+
+    def judge(self):
+        plan = {"server": self.server.address, "api": self.server.api, "orders": self.orders_file,
+                "postgres": self.postgres_url, "trace": self.trace_file, "partitions": PARTITIONS, "groups": GROUPS,
+                "faults": self.plan.fault, "pay": sorted(self.plan.pay_after), "twice": sorted(self.plan.twice),
+                "no_dedup": self.options.no_dedup, "poison": {f"poison-{i}": "rejected" if what == "reject" else "exhausted" for i, what in POISON.items()}}
+        path = os.path.join(self.folder, "plan.json")
+        with open(path, "w") as f:
+            json.dump(plan, f)
+        return subprocess.run(["/usr/bin/python3", "-B", os.path.join(HERE, "verdict.py"), path]).returncode
+
+
+def run(options, folder):
+    with servers.Redis(folder) as redis, servers.Postgres(folder) as postgres, \
+            servers.Holdfast(folder, os.path.join(ROOT, options.build, "holdfast")) as server:
+        say(f"{options.orders} orders, seed {options.seed}"
+            + (", deduplication is OFF" if options.no_dedup else "") + f"; everything in {folder}")
+        shop = Shop(options, folder, redis, postgres, server)
+        try:
+            shop.prepare()
+            shop.play()
+            shop.settle()
+        finally:
+            shop.stop()
+        if shop.failures:
+            print("\n".join(shop.failures), file=sys.stderr)
+            return 1
+        status = shop.judge()
+        say("done")
+        return status
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--orders", type=int, default=1000, help="default 1000; below 200 some faults may not happen")
+    parser.add_argument("--no-dedup", action="store_true", help="must end in violations")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
+    parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
+    parser.add_argument("--build", default="build", help="folder of the built programs")
+    options = parser.parse_args()
+    if options.keep:
+        return run(options, tempfile.mkdtemp(prefix="holdfast-demo-"))
+    with tempfile.TemporaryDirectory(prefix="holdfast-demo-", ignore_cleanup_errors=True) as folder:
+        return run(options, folder)
+
+
+STARTED = time.monotonic()
+if __name__ == "__main__":
+    sys.exit(main())
