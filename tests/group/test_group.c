@@ -1,0 +1,526 @@
+/* Membership, one behaviour at a time. */
+#include "fixture.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+static void a_new_member_is_given_an_id_first_and_then_leads_alone(void **state) {
+    (void)state;
+    struct fixture f;
+    char id[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = stable_alone(&f, id);
+    assert_int_equal(generation, 1);
+    assert_memory_equal(id, "client-", 7);
+    assert_int_equal(beat(&f, id, generation), GROUP_OK);
+    assert_int_equal(beat(&f, id, generation + 1), GROUP_ILLEGAL_GENERATION);
+    assert_int_equal(beat(&f, "somebody", generation), GROUP_UNKNOWN_MEMBER);
+    fixture_close(&f);
+}
+
+static void an_old_client_joins_without_the_detour(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined j = {0};
+    fixture_open(&f, 0, NULL);
+    struct group_join r = fixture_join("", NULL);
+    r.needs_known_id = false;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_OK);
+    assert_int_equal(j.generation, 1);
+    fixture_close(&f);
+}
+
+/* The first is stable, a second comes: the first hears of it by its heartbeat, joins again, and both go on in
+ * the next generation. */
+static int32_t two_members(struct fixture *f, char first[256], char second[256]) {
+    int32_t generation = stable_alone(f, first);
+    struct joined ja = {0}, jb = {0};
+    struct synced sa = {0}, sb = {0};
+    join_new(f, &jb, second);
+    assert_int_equal(jb.times, 0);
+    assert_int_equal(state_of(f), GROUP_PREPARING);
+    assert_int_equal(beat(f, first, generation), GROUP_REBALANCING);
+    struct group_join r = fixture_join(first, NULL);
+    join(f, &r, &ja);
+    assert_true(ja.times == 1 && jb.times == 1);
+    assert_true(ja.result == GROUP_OK && jb.result == GROUP_OK);
+    assert_int_equal(ja.generation, generation + 1);
+    assert_int_equal(jb.generation, generation + 1);
+    assert_string_equal(ja.leader, first);
+    assert_string_equal(jb.leader, first);
+    assert_true(ja.member_count == 2 && jb.member_count == 0);
+    assert_string_equal(ja.metadata[1], "m");
+    sync_as(f, second, jb.generation, NULL, 0, &sb);
+    assert_int_equal(sb.times, 0);
+    const struct group_assignment a[] = {{hf_str_of(second), HF_STR("two")},
+                                         {hf_str_of(first), HF_STR("one")}};
+    sync_as(f, first, ja.generation, a, 2, &sa);
+    assert_true(sa.times == 1 && sb.times == 1);
+    assert_string_equal(sa.assignment, "one");
+    assert_string_equal(sb.assignment, "two");
+    assert_int_equal(state_of(f), GROUP_STABLE);
+    return ja.generation;
+}
+
+static void a_second_member_begins_a_rebalance_that_both_finish(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    two_members(&f, a, b);
+    fixture_close(&f);
+}
+
+static void a_member_that_leaves_begins_a_rebalance(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = two_members(&f, a, b);
+    assert_int_equal(leave(&f, a), GROUP_OK); /* the leader */
+    assert_int_equal(leave(&f, a), GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(beat(&f, b, generation), GROUP_REBALANCING);
+    struct joined j = {0};
+    struct group_join r = fixture_join(b, NULL);
+    join(&f, &r, &j);
+    assert_int_equal(j.times, 1);
+    assert_string_equal(j.leader, b);
+    assert_int_equal(leave(&f, b), GROUP_OK);
+    assert_int_equal(state_of(&f), GROUP_EMPTY);
+    fixture_close(&f);
+}
+
+static void a_silent_member_is_dropped_after_its_session(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = two_members(&f, a, b);
+    for (int i = 0; i < 9; i++) {
+        fixture_advance(&f, 1000);
+        assert_int_equal(beat(&f, a, generation), GROUP_OK);
+    }
+    fixture_advance(&f, 1000);
+    assert_int_equal(beat(&f, a, generation), GROUP_REBALANCING);
+    assert_int_equal(beat(&f, b, generation), GROUP_UNKNOWN_MEMBER);
+    fixture_close(&f);
+}
+
+static void whoever_misses_the_rebalance_timeout_is_dropped(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = stable_alone(&f, a);
+    struct joined j = {0};
+    join_new(&f, &j, b);
+    for (int i = 0; i < 29; i++) { /* alive, but it does not join */
+        fixture_advance(&f, 1000);
+        assert_int_equal(beat(&f, a, generation), GROUP_REBALANCING);
+        assert_int_equal(j.times, 0);
+    }
+    fixture_advance(&f, 1000);
+    assert_int_equal(j.times, 1);
+    assert_int_equal(j.result, GROUP_OK);
+    assert_string_equal(j.leader, b);
+    assert_int_equal(j.member_count, 1);
+    assert_int_equal(beat(&f, a, generation), GROUP_UNKNOWN_MEMBER);
+    fixture_close(&f);
+}
+
+static void whoever_owes_its_sync_too_long_is_dropped(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = stable_alone(&f, a);
+    struct joined ja = {0}, jb = {0};
+    struct synced sb = {0};
+    join_new(&f, &jb, b);
+    struct group_join r = fixture_join(a, NULL);
+    join(&f, &r, &ja);
+    sync_as(&f, b, jb.generation, NULL, 0, &sb); /* the leader a beats, but never syncs */
+    for (int i = 0; i < 30; i++) {
+        assert_int_equal(beat(&f, a, generation + 1), GROUP_OK);
+        assert_int_equal(sb.times, 0);
+        fixture_advance(&f, 1000);
+    }
+    assert_int_equal(sb.times, 1);
+    assert_int_equal(sb.result, GROUP_REBALANCING);
+    assert_int_equal(beat(&f, a, generation + 1), GROUP_UNKNOWN_MEMBER);
+    fixture_close(&f);
+}
+
+static void a_repeated_join_and_sync_are_answered_like_the_first(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    stable_alone(&f, a);
+    struct joined j[6] = {{0}}, ja = {0};
+    join_new(&f, &j[0], b);
+    struct group_join r = fixture_join(b, NULL);
+    for (int i = 1; i < 6; i++) join(&f, &r, &j[i]); /* four may wait: the oldest two are told to try again */
+    assert_true(j[0].times == 1 && j[0].result == GROUP_REBALANCING);
+    assert_true(j[1].times == 1 && j[1].result == GROUP_REBALANCING);
+    r = fixture_join(a, NULL);
+    join(&f, &r, &ja);
+    for (int i = 2; i < 6; i++) {
+        assert_int_equal(j[i].times, 1);
+        assert_int_equal(j[i].result, GROUP_OK);
+        assert_int_equal(j[i].generation, ja.generation);
+    }
+    struct joined again = {0};
+    r = fixture_join(b, NULL);
+    join(&f, &r, &again); /* its answer was lost: told again, no new rebalance */
+    assert_int_equal(again.generation, ja.generation);
+    assert_int_equal(state_of(&f), GROUP_COMPLETING);
+    struct synced s[2] = {{0}}, sa = {0};
+    sync_as(&f, b, ja.generation, NULL, 0, &s[0]);
+    sync_as(&f, b, ja.generation, NULL, 0, &s[1]);
+    const struct group_assignment to = {hf_str_of(b), HF_STR("two")};
+    sync_as(&f, a, ja.generation, &to, 1, &sa);
+    assert_true(s[0].times == 1 && s[1].times == 1);
+    assert_string_equal(s[1].assignment, "two");
+    assert_string_equal(sa.assignment, "");
+    sync_as(&f, b, ja.generation, NULL, 0, &s[0]);
+    assert_int_equal(s[0].times, 2);
+    assert_string_equal(s[0].assignment, "two");
+    fixture_close(&f);
+}
+
+static void a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = two_members(&f, a, b);
+    struct joined j = {0};
+    struct group_join r = fixture_join(b, NULL);
+    join(&f, &r, &j);
+    assert_true(j.times == 1 && j.generation == generation);
+    assert_int_equal(state_of(&f), GROUP_STABLE);
+    const struct group_protocol changed = {HF_STR("range"), HF_STR("other")};
+    r.protocols = &changed;
+    join(&f, &r, &j);
+    assert_int_equal(j.times, 1);
+    assert_int_equal(state_of(&f), GROUP_PREPARING);
+    fixture_close(&f);
+}
+
+static void a_leader_that_joins_again_begins_a_rebalance(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = two_members(&f, a, b);
+    struct joined j = {0};
+    struct group_join r = fixture_join(a, NULL);
+    join(&f, &r, &j);
+    assert_int_equal(j.times, 0);
+    assert_int_equal(beat(&f, b, generation), GROUP_REBALANCING);
+    fixture_close(&f);
+}
+
+static void the_protocol_is_what_all_understand_and_most_prefer(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined j[3] = {{0}};
+    const struct group_protocol p0[] = {
+        {HF_STR("x"), HF_STR("")}, {HF_STR("y"), HF_STR("")}, {HF_STR("z"), HF_STR("")}};
+    const struct group_protocol p1[] = {{HF_STR("z"), HF_STR("")}, {HF_STR("y"), HF_STR("")}};
+    const struct group_protocol p2[] = {
+        {HF_STR("w"), HF_STR("")}, {HF_STR("z"), HF_STR("")}, {HF_STR("y"), HF_STR("")}};
+    const struct group_protocol *all[] = {p0, p1, p2};
+    const size_t counts[] = {3, 2, 3};
+    fixture_open(&f, 0, &(struct groups_options){.initial_delay_ms = 3000});
+    for (int i = 0; i < 3; i++) {
+        struct group_join r = fixture_join("", NULL);
+        r.needs_known_id = false;
+        r.protocols = all[i];
+        r.protocol_count = counts[i];
+        join(&f, &r, &j[i]);
+    }
+    struct joined refused = {0};
+    const struct group_protocol other = {HF_STR("w"), HF_STR("")};
+    struct group_join r = fixture_join("", NULL);
+    r.protocols = &other;
+    join(&f, &r, &refused);
+    assert_int_equal(refused.result, GROUP_INCONSISTENT_PROTOCOL);
+    r = fixture_join("", NULL);
+    r.protocol_type = HF_STR("connect");
+    r.protocols = p1;
+    join(&f, &r, &refused);
+    assert_int_equal(refused.result, GROUP_INCONSISTENT_PROTOCOL);
+    fixture_advance(&f, 3000);
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(j[i].protocol, "z"); /* x and w are not everybody's; y has one vote */
+    fixture_close(&f);
+}
+
+static void the_first_rebalance_waits_for_more_members(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined j[3] = {{0}};
+    fixture_open(&f, 0, &(struct groups_options){.initial_delay_ms = 3000});
+    for (int i = 0; i < 3; i++) {
+        struct group_join r = fixture_join("", NULL);
+        r.needs_known_id = false;
+        join(&f, &r, &j[i]);
+        fixture_advance(&f, 2000); /* each newcomer begins the delay anew */
+        assert_int_equal(j[0].times, 0);
+    }
+    fixture_advance(&f, 1000);
+    for (int i = 0; i < 3; i++) assert_true(j[i].times == 1 && j[i].generation == 1);
+    assert_int_equal(j[0].member_count, 3);
+    fixture_close(&f);
+}
+
+static void an_id_that_nobody_comes_back_for_delays_only_for_its_session(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined lost = {0}, j = {0};
+    char id[256];
+    fixture_open(&f, 0, NULL);
+    struct group_join r = fixture_join("", NULL);
+    join(&f, &r, &lost);
+    assert_int_equal(lost.result, GROUP_MEMBER_ID_REQUIRED);
+    join_new(&f, &j, id);
+    assert_int_equal(j.times, 0);
+    fixture_advance(&f, 9999);
+    assert_int_equal(j.times, 0);
+    fixture_advance(&f, 1);
+    assert_int_equal(j.times, 1);
+    assert_int_equal(leave(&f, lost.member_id), GROUP_UNKNOWN_MEMBER);
+    fixture_close(&f);
+}
+
+/* ---- static members ---- */
+
+static void join_static(struct fixture *f, const char *instance, bool can_skip, struct joined *out) {
+    struct group_join r = fixture_join("", instance);
+    r.can_skip = can_skip;
+    join(f, &r, out);
+}
+
+static enum group_result beat_static(struct fixture *f, const char *id, const char *instance,
+                                     int32_t generation) {
+    const struct group_who who = {HF_STR("g"), hf_str_of(id), hf_str_of(instance), generation};
+    return group_heartbeat(f->gs, f->now_ms, &who);
+}
+
+static void a_static_member_comes_back_without_a_rebalance_and_fences_its_old_self(void **state) {
+    (void)state;
+    for (int can_skip = 0; can_skip < 2; can_skip++) {
+        struct fixture f;
+        struct joined first = {0}, again = {0};
+        struct synced s = {0};
+        fixture_open(&f, 0, NULL);
+        join_static(&f, "one", can_skip, &first);
+        assert_int_equal(first.result, GROUP_OK);
+        const struct group_assignment a = {hf_str_of(first.member_id), HF_STR("all")};
+        sync_as(&f, first.member_id, first.generation, &a, 1, &s);
+        fixture_advance(&f, 5000);
+        join_static(&f, "one", can_skip, &again);
+        assert_int_equal(again.result, GROUP_OK);
+        assert_int_equal(again.generation, first.generation);
+        assert_string_not_equal(again.member_id, first.member_id);
+        assert_int_equal(state_of(&f), GROUP_STABLE);
+        assert_int_equal(again.skip_assignment, can_skip);
+        assert_string_equal(again.leader, can_skip ? again.member_id : first.member_id);
+        assert_int_equal(again.member_count, can_skip ? 1 : 0);
+        sync_as(&f, again.member_id, again.generation, NULL, 0, &s);
+        assert_string_equal(s.assignment, "all");
+        assert_int_equal(beat_static(&f, first.member_id, "one", first.generation), GROUP_FENCED_INSTANCE);
+        assert_int_equal(beat_static(&f, again.member_id, "one", first.generation), GROUP_OK);
+        struct joined fenced = {0};
+        struct group_join r = fixture_join(first.member_id, "one");
+        join(&f, &r, &fenced);
+        assert_int_equal(fenced.result, GROUP_FENCED_INSTANCE);
+        fixture_close(&f);
+    }
+}
+
+static void a_static_member_that_is_away_keeps_its_place_for_a_session(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined one = {0}, two = {0}, again = {0};
+    struct synced s1 = {0}, s2 = {0};
+    fixture_open(&f, 0, &(struct groups_options){.initial_delay_ms = 100});
+    join_static(&f, "one", true, &one);
+    join_static(&f, "two", true, &two);
+    fixture_advance(&f, 100);
+    const struct group_assignment a[] = {{hf_str_of(one.member_id), HF_STR("1")},
+                                         {hf_str_of(two.member_id), HF_STR("2")}};
+    sync_as(&f, two.member_id, 1, NULL, 0, &s2);
+    sync_as(&f, one.member_id, 1, a, 2, &s1);
+    fixture_advance(&f, 9000);
+    assert_int_equal(beat_static(&f, one.member_id, "one", 1), GROUP_OK);
+    join_static(&f, "two", true, &again); /* two was started anew */
+    assert_int_equal(again.generation, 1);
+    fixture_advance(&f, 9000);
+    assert_int_equal(beat_static(&f, one.member_id, "one", 1), GROUP_OK);
+    fixture_advance(&f, 1000); /* now it has died for good */
+    assert_int_equal(beat_static(&f, one.member_id, "one", 1), GROUP_REBALANCING);
+    fixture_close(&f);
+}
+
+static void a_static_member_may_be_removed_by_its_instance_id(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined one = {0};
+    fixture_open(&f, 0, NULL);
+    join_static(&f, "one", true, &one);
+    const struct group_leaver l[] = {
+        {HF_STR(""), HF_STR("nobody")}, {HF_STR("wrong"), HF_STR("one")}, {HF_STR(""), HF_STR("one")}};
+    enum group_result e[3];
+    group_leave(f.gs, f.now_ms, HF_STR("g"), l, 3, e);
+    assert_int_equal(e[0], GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(e[1], GROUP_FENCED_INSTANCE);
+    assert_int_equal(e[2], GROUP_OK);
+    assert_int_equal(state_of(&f), GROUP_EMPTY);
+    fixture_close(&f);
+}
+
+static void a_waiting_request_of_a_fenced_instance_is_answered(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256];
+    struct joined waiting = {0}, newer = {0};
+    fixture_open(&f, 0, NULL);
+    stable_alone(&f, a);
+    join_static(&f, "one", true, &waiting);
+    assert_int_equal(waiting.times, 0);
+    join_static(&f, "one", true, &newer);
+    assert_int_equal(waiting.times, 1);
+    assert_int_equal(waiting.result, GROUP_FENCED_INSTANCE);
+    assert_int_equal(newer.times, 0);
+    fixture_close(&f);
+}
+
+/* ---- limits, administration ---- */
+
+static void requests_beyond_the_limits_are_refused(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined j = {0};
+    fixture_open(&f, 0,
+                 &(struct groups_options){
+                     .members_max = 2, .groups_max = 2, .protocols_max = 2, .member_bytes_max = 1000});
+    struct group_join r = fixture_join("", NULL);
+    r.session_ms = 10;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_INVALID_SESSION_TIMEOUT);
+    r = fixture_join("", NULL);
+    r.group = HF_STR("");
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_INVALID_ID);
+    r.group = hf_str_make("a\0b", 3);
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_INVALID_ID);
+    r = fixture_join("", NULL);
+    r.protocol_count = 0;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_INCONSISTENT_PROTOCOL);
+    char large[1001] = {0};
+    const struct group_protocol p[3] = {{HF_STR("a"), hf_str_make(large, 600)},
+                                        {HF_STR("b"), hf_str_make(large, 401)},
+                                        {HF_STR("c"), HF_STR("")}};
+    r.protocols = p;
+    r.protocol_count = 2;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_LIMIT);
+    r.protocol_count = 3;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_LIMIT);
+    r = fixture_join("", NULL);
+    join(&f, &r, &j);
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_MEMBER_ID_REQUIRED);
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_FULL);
+    r.group = HF_STR("h");
+    join(&f, &r, &j);
+    r.group = HF_STR("i");
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_LIMIT);
+    fixture_close(&f);
+}
+
+static void count_member(void *arg, const struct group_member_view *m) {
+    struct group_member_view *last = arg;
+    *last = *m;
+}
+
+static void a_group_is_described_and_forgotten_when_it_is_of_no_use(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256];
+    struct group_view v;
+    struct group_member_view m;
+    fixture_open(&f, 0, NULL);
+    group_describe(f.gs, HF_STR("g"), &v, NULL, NULL);
+    assert_int_equal(v.state, GROUP_DEAD);
+    stable_alone(&f, a);
+    group_describe(f.gs, HF_STR("g"), &v, count_member, &m);
+    assert_true(v.state == GROUP_STABLE && v.member_count == 1 && v.generation == 1);
+    assert_true(hf_str_is(v.protocol, "range") && hf_str_is(v.protocol_type, "consumer"));
+    assert_true(hf_str_is(m.id, a) && hf_str_is(m.client_id, "client") &&
+                hf_str_is(m.client_host, "/127.0.0.1"));
+    assert_true(hf_str_is(m.metadata, "m") && hf_str_is(m.assignment, "all"));
+    leave(&f, a);
+    group_describe(f.gs, HF_STR("g"), &v, NULL, NULL);
+    assert_int_equal(v.state, GROUP_EMPTY);
+    fixture_advance(&f, 600000);
+    assert_int_equal(state_of(&f), GROUP_DEAD);
+    fixture_close(&f);
+}
+
+static void after_a_restart_members_are_unknown_and_join_anew(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = stable_alone(&f, a);
+    assert_int_equal(commit_offset(&f, a, generation, 42), GROUP_OK);
+    fixture_restart(&f);
+    assert_int_equal(beat(&f, a, generation), GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(commit_offset(&f, a, generation, 43), GROUP_UNKNOWN_MEMBER);
+    struct joined j = {0};
+    struct group_join r = fixture_join(a, NULL);
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_UNKNOWN_MEMBER);
+    stable_alone(&f, b);
+    assert_true(offset_of(&f) == 42);
+    fixture_close(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_new_member_is_given_an_id_first_and_then_leads_alone),
+        cmocka_unit_test(an_old_client_joins_without_the_detour),
+        cmocka_unit_test(a_second_member_begins_a_rebalance_that_both_finish),
+        cmocka_unit_test(a_member_that_leaves_begins_a_rebalance),
+        cmocka_unit_test(a_silent_member_is_dropped_after_its_session),
+        cmocka_unit_test(whoever_misses_the_rebalance_timeout_is_dropped),
+        cmocka_unit_test(whoever_owes_its_sync_too_long_is_dropped),
+        cmocka_unit_test(a_repeated_join_and_sync_are_answered_like_the_first),
+        cmocka_unit_test(a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed),
+        cmocka_unit_test(a_leader_that_joins_again_begins_a_rebalance),
+        cmocka_unit_test(the_protocol_is_what_all_understand_and_most_prefer),
+        cmocka_unit_test(the_first_rebalance_waits_for_more_members),
+        cmocka_unit_test(an_id_that_nobody_comes_back_for_delays_only_for_its_session),
+        cmocka_unit_test(a_static_member_comes_back_without_a_rebalance_and_fences_its_old_self),
+        cmocka_unit_test(a_static_member_that_is_away_keeps_its_place_for_a_session),
+        cmocka_unit_test(a_static_member_may_be_removed_by_its_instance_id),
+        cmocka_unit_test(a_waiting_request_of_a_fenced_instance_is_answered),
+        cmocka_unit_test(requests_beyond_the_limits_are_refused),
+        cmocka_unit_test(a_group_is_described_and_forgotten_when_it_is_of_no_use),
+        cmocka_unit_test(after_a_restart_members_are_unknown_and_join_anew),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
