@@ -14,12 +14,13 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 struct options {
     int port, connections, window, records, size, acks, bytes;
     double seconds;
-    long pid, delay;
+    long pid, delay, messages, from, to;
     bool floor;
     const char *topic;
 };
@@ -168,6 +169,82 @@ static void run_fetch(const struct options *o) {
     lean_close(&l);
 }
 
+/* ---- pending: every record with a due time of its own ---- */
+
+struct pending {
+    const struct options *o;
+    struct batch_builder builder;
+    struct hf_buf request;
+    char *value;
+    uint64_t random; /* xorshift64 (Marsaglia 2003), a fixed seed */
+    int64_t left, start_ms;
+};
+
+static void next_pending(struct pending *p) {
+    hf_str batch;
+    batch_builder_begin(&p->builder, p->start_ms);
+    int records = p->left < p->o->records ? (int)p->left : p->o->records;
+    for (int i = 0; i < records; i++) {
+        char due[32];
+        p->random ^= p->random << 13;
+        p->random ^= p->random >> 7;
+        p->random ^= p->random << 17;
+        int64_t in = p->o->from + (int64_t)(p->random % (uint64_t)(p->o->to - p->o->from));
+        snprintf(due, sizeof due, "%lld", (long long)(p->start_ms + in));
+        struct hf_header headers[] = {{HF_STR("hf-topic"), hf_str_of(p->o->topic)},
+                                      {HF_STR("hf-due"), hf_str_of(due)}};
+        hf_str value = hf_str_make(p->value, (size_t)p->o->size);
+        if (batch_builder_add(&p->builder, (hf_str){NULL, 0}, value, headers, 2))
+            lean_die("the batch is too large");
+    }
+    if (batch_builder_finish(&p->builder, &batch)) lean_die("the batch cannot be built");
+    p->left -= records;
+    hf_buf_reset(&p->request);
+    lean_produce(&p->request, "holdfast.delay", 0, -1, batch);
+}
+
+static int64_t accepted(struct lean_connection *c, hf_str body, void *arg) {
+    struct pending *p = arg;
+    int64_t offset, done = p->o->records;
+    int error = lean_produce_error(body, &offset);
+    if (error) lean_die("produce: error %d", error);
+    if (p->left == 0) return -1;
+    next_pending(p);
+    c->request = hf_buf_view(&p->request);
+    return done;
+}
+
+static void run_pending(const struct options *o) {
+    struct lean l;
+    struct lean_result result;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct pending p = {
+        .o = o, .random = 88172645463325252, .left = o->messages, .start_ms = (int64_t)now.tv_sec * 1000};
+    p.value = calloc(1, (size_t)o->size + 1);
+    if (!p.value) lean_die("no memory");
+    lean_open(&l, o->port, 1);
+    lean_make_topic(&l, o->topic);
+    batch_builder_init(&p.builder, 64 << 20);
+    hf_buf_init(&p.request, 64 << 20);
+    next_pending(&p);
+    double cpu = o->pid ? lean_cpu_of(o->pid) : 0;
+    lean_run(&l,
+             &(struct lean_load){.request = hf_buf_view(&p.request),
+                                 .window = 1,
+                                 .seconds = 3600,
+                                 .on_answer = accepted,
+                                 .arg = &p},
+             &result);
+    if (o->pid) cpu = lean_cpu_of(o->pid) - cpu;
+    result.messages = o->messages;
+    report("pending", o, &result, cpu, (double)o->messages * o->size);
+    batch_builder_fini(&p.builder);
+    hf_buf_fini(&p.request);
+    free(p.value);
+    lean_close(&l);
+}
+
 /* ---- transactions: each connection prepares one half, then commits it, under an id of its own ---- */
 
 struct txn_user {
@@ -239,20 +316,19 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(const struct options *o);
-    } modes[] = {{"produce", run_produce}, {"fetch", run_fetch}, {"delay", run_delay}, {"txn", run_txn}};
-    static const struct option flags[] = {{"port", 1, NULL, 'p'},
-                                          {"topic", 1, NULL, 't'},
-                                          {"connections", 1, NULL, 'c'},
-                                          {"window", 1, NULL, 'w'},
-                                          {"records", 1, NULL, 'r'},
-                                          {"size", 1, NULL, 's'},
-                                          {"acks", 1, NULL, 'a'},
-                                          {"seconds", 1, NULL, 'S'},
-                                          {"pid", 1, NULL, 'P'},
-                                          {"bytes", 1, NULL, 'b'},
-                                          {"delay", 1, NULL, 'd'},
-                                          {"floor", 0, NULL, 'f'},
-                                          {0}};
+    } modes[] = {{"produce", run_produce},
+                 {"fetch", run_fetch},
+                 {"delay", run_delay},
+                 {"pending", run_pending},
+                 {"txn", run_txn}};
+    static const struct option flags[] = {{"port", 1, NULL, 'p'},        {"topic", 1, NULL, 't'},
+                                          {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
+                                          {"records", 1, NULL, 'r'},     {"size", 1, NULL, 's'},
+                                          {"acks", 1, NULL, 'a'},        {"seconds", 1, NULL, 'S'},
+                                          {"pid", 1, NULL, 'P'},         {"bytes", 1, NULL, 'b'},
+                                          {"delay", 1, NULL, 'd'},       {"messages", 1, NULL, 'm'},
+                                          {"from", 1, NULL, 'F'},        {"to", 1, NULL, 'T'},
+                                          {"floor", 0, NULL, 'f'},       {0}};
     struct options o = {.connections = 64,
                         .window = 1,
                         .records = 1,
@@ -261,6 +337,9 @@ int main(int argc, char **argv) {
                         .bytes = 1 << 20,
                         .seconds = 10,
                         .delay = 1000,
+                        .messages = 1000000,
+                        .from = 3600000,
+                        .to = 86400000,
                         .topic = "bench"};
     for (int flag; (flag = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
         switch (flag) {
@@ -276,6 +355,9 @@ int main(int argc, char **argv) {
         case 'b': o.bytes = atoi(optarg); break;
         case 'd': o.delay = atol(optarg); break;
         case 'f': o.floor = true; break;
+        case 'm': o.messages = atol(optarg); break;
+        case 'F': o.from = atol(optarg); break;
+        case 'T': o.to = atol(optarg); break;
         default: return 2;
         }
     }
@@ -284,7 +366,7 @@ int main(int argc, char **argv) {
         modes[i].run(&o);
         return 0;
     }
-    fputs("usage: load produce|fetch|delay|txn --port P [--topic T] …: see the top of bench/load.c\n",
+    fputs("usage: load produce|fetch|delay|pending|txn --port P [--topic T] …: see the top of bench/load.c\n",
           stderr);
     return 2;
 }
