@@ -1,0 +1,78 @@
+#!/usr/bin/python3
+"""Runs README.md's console blocks against a server of its own and compares what they print: run.py REPOSITORY BUILD
+
+A line "$ command" is run by bash; the lines below it are what it must print, "…" standing for anything. The README's
+ports become free ones, build/holdfast the binary that is tested. A command that prints too little is run again until a
+deadline, if it only looks (list, kcat -C); the server's own line starts the server."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from holdfast_server import Server  # noqa: E402
+
+
+def blocks(text):
+    """(command, expected lines) in order."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.S):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def matches(expected, printed):
+    pattern = "\n".join(".*".join(re.escape(part) for part in line.split("…")) for line in expected)
+    return re.fullmatch(pattern, printed.strip("\n"), re.S) is not None
+
+
+def run(command, expected, folder, deadline_s=20):
+    looks = re.search(r"\blist\b|kcat -C", command)
+    until = time.monotonic() + deadline_s
+    while True:
+        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
+        good = done.returncode == 0 and matches(expected, done.stdout)
+        if good or not looks or time.monotonic() > until:
+            return good, done
+
+
+def main():
+    repository, build = (os.path.abspath(p) for p in sys.argv[1:3])
+    folder = tempfile.mkdtemp(prefix="holdfast-readme-")
+    binary = os.path.join(build, "holdfast")
+    server, wrong, ran = Server(binary, folder), 0, 0
+    try:
+        for command, expected in blocks(open(os.path.join(repository, "README.md")).read()):
+            ran += 1
+            if " serve " in command:
+                server.start()
+                continue
+            real = command.replace("build/holdfast", binary).replace("127.0.0.1:9092", server.listen)
+            environment = f"export HOLDFAST_SERVER={server.listen} HOLDFAST_API={server.http}; "
+            good, done = run(environment + real, expected, folder)
+            print(("ok     " if good else "WRONG  ") + command)
+            if not good:
+                wrong += 1
+                print(f"       expected {expected!r}\n       printed  {done.stdout!r}\n       status {done.returncode} "
+                      f"stderr {done.stderr!r}")
+        if ran < 10:
+            print(f"WRONG  only {ran} commands found in README.md")
+            wrong += 1
+        if server.stop() != 0:
+            print("WRONG  the server did not stop cleanly")
+            wrong += 1
+    finally:
+        server.kill()
+        shutil.rmtree(folder)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
