@@ -60,6 +60,13 @@ bool flight_room(const struct flight *f, size_t outs, size_t bytes) {
     return f->out_count + outs <= EFFECTS_MAX && f->effect_bytes + bytes <= EFFECT_BYTES_MAX;
 }
 
+void flight_ends(struct flight *f, struct live *x) {
+    x->flying = true;
+    x->flight_next = NULL;
+    *f->ending_tail = x;
+    f->ending_tail = &x->flight_next;
+}
+
 /* ---- put together ---- */
 
 static void reset(struct flight *f) {
@@ -68,6 +75,7 @@ static void reset(struct flight *f) {
     f->out_count = f->put_count = f->low_count = f->effect_bytes = 0;
     f->e = HF_OK;
     f->ending = f->checks = NULL;
+    f->ending_tail = &f->ending;
     f->checks_tail = &f->checks;
     f->effects = 0;
     f->words = f->forgotten = 0;
@@ -95,9 +103,7 @@ static void collect_dirty(struct txn *t, struct flight *f) {
         if (x->state == TXN_ROLLED_BACK) {
             collect_end(t, f, x);
             if (f->e) return;
-            x->flying = true;
-            x->flight_next = f->ending;
-            f->ending = x;
+            flight_ends(f, x);
         } else {
             stored_live(f, x);
         }

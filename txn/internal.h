@@ -171,7 +171,8 @@ struct flight {
     size_t low_count, low_room;
     size_t effect_bytes;
     enum hf_err e;       /* memory ran out while it was put together */
-    struct live *ending; /* moved or rolled back with it */
+    struct live *ending; /* moved or rolled back with it, in order */
+    struct live **ending_tail;
     struct live *checks; /* whose check is in it, in order */
     struct live **checks_tail;
     uint32_t effects;
@@ -294,6 +295,8 @@ void flush_close(struct txn *t);
 struct engine_out *flight_out(struct flight *f);
 struct engine_put *flight_put(struct flight *f);
 struct engine_low_water *flight_low(struct flight *f);
+/* x is finished when the commit is durable. */
+void flight_ends(struct flight *f, struct live *x);
 bool flight_room(const struct flight *f, size_t outs, size_t bytes);
 
 /* ---- stored.c ---- */

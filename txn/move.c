@@ -220,9 +220,7 @@ void move_collect(struct txn *t, struct flight *f) {
             put_off(t, x, e);
             continue;
         }
-        x->flying = true;
-        x->flight_next = f->ending;
-        f->ending = x;
+        flight_ends(f, x);
         f->effects++;
         f->moved += !x->unfit;
         f->rejected += x->unfit;
