@@ -302,7 +302,7 @@ enum hf_err check_restore(struct txn *t, struct live *x) {
     struct check_topic *c;
     int64_t start = 0, end = 0;
     enum hf_err e = topic_of(t, live_group(x), false, &c);
-    if (e == HF_ENOMEM) return e;
+    if (e == HF_ENOMEM || e == HF_EAGAIN) return e;
     int32_t p = e ? 0 : hf_partition_of_key(live_id(x), c->partitions);
     if (!e) e = engine_bounds(t->engine, c->name, p, &start, &end);
     if (e || end == 0) {

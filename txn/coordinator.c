@@ -80,10 +80,23 @@ static enum hf_err options_of(const struct txn_options *given, struct txn_option
     return negative || beyond ? HF_EINVAL : HF_OK;
 }
 
-/* holdfast.txn serves from now on: cursors, and what is stored. HF_EAGAIN: not yet. */
+static void forget_all(struct txn *t) {
+    if (t->wheel) live_clear(t);
+    for (size_t i = 0; i < TXN_EXCEPTIONS_MAX; i++) {
+        free(t->exceptions[i]);
+        t->exceptions[i] = NULL;
+    }
+    check_close(t);
+    txn_decided_fini(&t->decided);
+}
+
+/* Once holdfast.txn serves: cursors, and what is stored. Failed: nothing is loaded. HF_EAGAIN: not yet. */
 static enum hf_err start(struct txn *t) {
-    enum hf_err e = intake_open(t);
+    enum hf_err e = t->input_count > 0 ? HF_OK : intake_open(t);
+    if (!e) e = txn_decided_init(&t->decided, t->o.id_memory_ms, t->o.id_memory_bytes);
     if (!e) e = stored_load(t);
+    t->loaded = !e;
+    if (e) forget_all(t);
     return e;
 }
 
@@ -99,8 +112,7 @@ enum hf_err txn_open(struct engine *engine, const struct txn_options *options, i
     t->now_ms = now_ms < 0 ? 0 : now_ms;
     t->slot_free = UINT32_MAX;
     t->wants = true;
-    e = txn_decided_init(&t->decided, o.id_memory_ms, o.id_memory_bytes);
-    if (!e) e = wheel_open(&(struct wheel_options){.start = t->now_ms}, &t->wheel);
+    e = wheel_open(&(struct wheel_options){.start = t->now_ms}, &t->wheel);
     if (!e) e = start(t);
     if (e == HF_EAGAIN) e = HF_OK;
     if (e) {
@@ -109,16 +121,6 @@ enum hf_err txn_open(struct engine *engine, const struct txn_options *options, i
     }
     *out = t;
     return HF_OK;
-}
-
-static void forget_all(struct txn *t) {
-    if (t->wheel) live_clear(t);
-    for (size_t i = 0; i < TXN_EXCEPTIONS_MAX; i++) {
-        free(t->exceptions[i]);
-        t->exceptions[i] = NULL;
-    }
-    check_close(t);
-    txn_decided_fini(&t->decided);
 }
 
 void txn_close(struct txn *t) {
@@ -139,12 +141,10 @@ void txn_close(struct txn *t) {
 
 void txn_reload(struct txn *t) {
     t->stats.reloads++;
-    forget_all(t);
     t->attended = 0;
     t->asked = false;
-    enum hf_err e = txn_decided_init(&t->decided, t->o.id_memory_ms, t->o.id_memory_bytes);
-    if (!e) e = stored_load(t);
-    if (e) txn_fail(t, e, "loading the stored state");
+    t->loaded = false; /* the next step loads */
+    forget_all(t);
 }
 
 /* ---- step ---- */
@@ -198,9 +198,9 @@ int64_t txn_step(struct txn *t, int64_t now_ms) {
     t->wants = false;
     answer_waiters(t);
     if (t->failed) return NEVER_MS;
-    if (t->input_count == 0) {
+    if (!t->loaded) {
         enum hf_err e = start(t);
-        if (e && e != HF_EAGAIN) txn_fail(t, e, "start");
+        if (e && hf_err_class_of(e) != HF_CLASS_RETRY) txn_fail(t, e, "start");
         if (e) return t->now_ms + TOPIC_RETRY_MS;
     }
     bool more = intake_read(t);
@@ -224,7 +224,7 @@ enum hf_err txn_decide(struct txn *t, hf_str group, hf_str id, enum txn_state de
                        txn_decided_done *done, void *arg) {
     assert(txn_state_decided(decision));
     if (t->failed) return t->failed;
-    if (t->waiter_count >= WAITERS_MAX || t->input_count == 0) return HF_EAGAIN;
+    if (t->waiter_count >= WAITERS_MAX || !t->loaded) return HF_EAGAIN;
     struct waiter *w = calloc(1, sizeof *w);
     if (!w) return HF_ENOMEM;
     w->done = done;
@@ -274,6 +274,6 @@ void txn_check(const struct txn *t) {
         }
         assert(in->durable <= in->next); /* T6 */
     }
-    txn_decided_check(&t->decided);
+    if (t->loaded) txn_decided_check(&t->decided);
     wheel_check(t->wheel);
 }

@@ -152,6 +152,7 @@ uint64_t txn_decided_word(hf_str group, hf_str id, enum txn_state decision) {
 }
 
 enum txn_state txn_decided_find(const struct txn_decided *d, hf_str group, hf_str id) {
+    if (d->slots == 0) return TXN_NONE; /* nothing is loaded yet */
     uint64_t found = d->table[slot_of(d, txn_decided_word(group, id, TXN_ROLLED_BACK))];
     if (!found) return TXN_NONE;
     return found & 1 ? TXN_COMMITTED : TXN_ROLLED_BACK;

@@ -189,6 +189,7 @@ struct txn {
     int64_t now_ms;
     enum hf_err failed;
     bool wants, asked;
+    bool loaded; /* what is stored is in memory */
 
     struct live *table;
     uint64_t bytes; /* of all halves */

@@ -145,24 +145,24 @@ struct loading {
     enum hf_err e;
 };
 
-static bool read_halves(struct txn *t, struct live *x, struct hf_reader *r, uint64_t count) {
-    if (count > TXN_HALVES_MAX) return false;
+static enum hf_err read_halves(struct txn *t, struct live *x, struct hf_reader *r, uint64_t count) {
+    if (count > TXN_HALVES_MAX) return HF_ECORRUPT;
     for (uint64_t i = 0; i < count; i++) {
         uint32_t partition = hf_read_uvarint32(r);
         uint64_t offset = hf_read_uvarint64(r);
         uint32_t bytes = hf_read_uvarint32(r);
         uint64_t message = hf_read_be64(r);
-        if (r->bad || partition >= (uint32_t)t->input_count || offset > INT64_MAX) return false;
+        if (r->bad || partition >= (uint32_t)t->input_count || offset > INT64_MAX) return HF_ECORRUPT;
         struct half *h = malloc(sizeof *h);
-        if (!h) return false;
+        if (!h) return HF_ENOMEM;
         *h = (struct half){
             .offset = (int64_t)offset, .message = message, .bytes = bytes, .partition = (int32_t)partition};
         live_add_half(t, x, h);
     }
-    return true;
+    return r->bad || hf_reader_left(r) > 0 ? HF_ECORRUPT : HF_OK;
 }
 
-static bool read_live(struct txn *t, struct live *x, struct hf_reader *r, uint8_t state) {
+static enum hf_err read_live(struct txn *t, struct live *x, struct hf_reader *r, uint8_t state) {
     x->bare = hf_read_u8(r);
     x->sequence = hf_read_uvarint64(r);
     x->created_ms = hf_read_varint64(r);
@@ -176,7 +176,7 @@ static bool read_live(struct txn *t, struct live *x, struct hf_reader *r, uint8_
     x->counted = (int32_t)counted;
     x->stored = true;
     live_set_state(t, x, (enum txn_state)state);
-    return read_halves(t, x, r, hf_read_uvarint64(r)) && !r->bad && hf_reader_left(r) == 0;
+    return read_halves(t, x, r, hf_read_uvarint64(r));
 }
 
 static void load_live(void *arg, hf_str key, hf_str value) {
@@ -203,12 +203,8 @@ static void load_live(void *arg, hf_str key, hf_str value) {
     }
     struct live *x =
         live_new(l->t, hf_str_make(name.p, group_n), hf_str_make(zero + 1, name.n - group_n - 1), 0);
-    if (!x)
-        l->e = HF_ENOMEM;
-    else if (!read_live(l->t, x, &r, state))
-        l->e = HF_ECORRUPT;
-    else
-        l->found[l->found_count++] = x;
+    l->e = x ? read_live(l->t, x, &r, state) : HF_ENOMEM;
+    if (!l->e) l->found[l->found_count++] = x;
 }
 
 static void load_chunk(void *arg, hf_str key, hf_str value) {

@@ -50,9 +50,8 @@ static uint64_t exception_oldest(const struct txn *t) {
 }
 
 enum hf_err txn_outcome_at(struct txn *t, int32_t partition, int64_t offset, enum txn_outcome *out) {
-    if (t->input_count > 0 && (partition < 0 || partition >= t->input_count || offset < 0))
-        return HF_ENOTFOUND;
-    if (t->input_count == 0 || offset >= t->inputs[partition].durable) {
+    if (t->loaded && (partition < 0 || partition >= t->input_count || offset < 0)) return HF_ENOTFOUND;
+    if (!t->loaded || offset >= t->inputs[partition].durable) {
         t->asked = t->wants = true;
         return HF_EAGAIN;
     }
