@@ -665,6 +665,10 @@ bool hf_sim_dead(const struct hf_sim *sim) {
     return sim->dead;
 }
 
+enum hf_sim_crash hf_sim_crash_kind(const struct hf_sim *sim) {
+    return sim->crash_kind;
+}
+
 const char *hf_sim_crashed_at(const struct hf_sim *sim) {
     return sim->crashed_at;
 }

@@ -81,6 +81,9 @@ void hf_sim_crash(struct hf_sim *sim, enum hf_sim_crash kind);
 
 bool hf_sim_dead(const struct hf_sim *sim);
 
+/* What the last crash was. */
+enum hf_sim_crash hf_sim_crash_kind(const struct hf_sim *sim);
+
 /* Which point the last crash struck; "" if none did or between operations. */
 const char *hf_sim_crashed_at(const struct hf_sim *sim);
 

@@ -1,0 +1,163 @@
+/* What the store was asked, what it answered and what it showed, and so what must be there after a crash.
+ * Shares no code with the store, and knows nothing of how it works.
+ *
+ * The promises (design: "What an acknowledgement means", rules 2, 6), as checks by number, which a violation
+ * names: M1  an answered message is there after process death; one answered as durable after any crash M2
+ * what a reader saw is there after a crash, but for acks≤1 messages after power loss M3  no message is there
+ * twice, none that was refused, none that was lost comes back by itself M4  an offset that was ever answered
+ * or shown never means another message M5  below a message that is kept, every earlier one of its partition
+ * is kept M6  a commit's records are there all or none, its puts with them, and commits form a prefix M7  a
+ * retry of an idempotent producer is answered with the original's offset if that is there M8  bytes come back
+ * as they were sent M9  an order of acceptance, once seen, stays, and time never goes back along it M10 a
+ * topic exists exactly if its creation was answered, its deletion was not; a new one has a new id M11 a run
+ * that a commit named is there with its bytes, one that no commit named is not M12 the end of a partition
+ * never goes back below what was given out; a watermark not below what was seen */
+#ifndef TESTS_STORE_SIM_MODEL_H
+#define TESTS_STORE_SIM_MODEL_H
+
+#include "kbatch.h"
+
+enum {
+    TOPICS = 4,
+    PARTITIONS = 2, /* of one topic, at most */
+    MESSAGES_MAX = 8192,
+    COMMITS_MAX = 2048,
+    BURNT_MAX = 4096,
+    STATE_KEYS = 10,
+    RUNS_MAX = 256,
+    MODEL_MESSAGE_RECORDS = 5,
+};
+
+enum fate {
+    FATE_WAITING,  /* asked, no answer yet */
+    FATE_ANSWERED, /* with HF_OK */
+    FATE_REFUSED,  /* at once, or by an answer that says so: never there */
+    FATE_UNKNOWN,  /* the machine crashed before the answer, or the log failed */
+    FATE_KEPT,     /* unknown, and was there after the crash */
+    FATE_LOST,     /* was not there after a crash, and did not have to be */
+};
+
+struct message {
+    uint32_t id; /* its index + 1 */
+    int topic, partition;
+    uint32_t generation; /* of the topic */
+    enum fate fate;
+    bool wants_durable; /* acks=all, a commit's, or on an internal topic */
+    bool durable;       /* must survive loss of power */
+    bool expected;      /* must survive process death */
+    bool seen;
+    int64_t base;  /* -1: not known */
+    int64_t floor; /* base is at least this */
+    uint32_t count;
+    uint32_t found; /* records seen in the present sweep */
+    int32_t commit; /* -1: none */
+    struct kproducer producer;
+    uint64_t sequence; /* order of acceptance of its first record; 0: not known */
+};
+
+enum topic_phase { TOPIC_NONE, TOPIC_CREATING, TOPIC_LIVE, TOPIC_DELETING };
+
+struct model_topic {
+    char name[32];
+    bool internal, append_time;
+    int partitions;
+    enum topic_phase phase;
+    bool unsure; /* a crash came before the answer to create or delete */
+    uint32_t generation;
+    uint8_t uuid[16];
+    bool uuid_known;
+    int64_t released[PARTITIONS]; /* records below may be gone */
+    int64_t asked[PARTITIONS];    /* by commits not yet answered, the highest */
+};
+
+struct commit_run {
+    uint64_t id, bucket;
+    uint32_t bytes;
+    uint32_t seed;
+    enum { RUN_SEALING, RUN_SEALED, RUN_NAMING, RUN_NAMED, RUN_DROPPING, RUN_GONE } phase;
+};
+
+struct model_commit {
+    enum fate fate;
+    bool empty; /* a low-water at most, which may change nothing: its place among the others is free */
+    int32_t puts[STATE_KEYS]; /* 0: none, 1: put, -1: delete */
+    int topic_key;            /* put "g/<topic>"; -1: none */
+    uint32_t topic_generation;
+    uint32_t first, count; /* messages */
+    int low_topic, low_partition;
+    int64_t low;                /* -1: none */
+    int run_added, run_dropped; /* -1: none */
+};
+
+struct burnt {
+    int topic, partition;
+    uint32_t generation;
+    int64_t base;
+    uint32_t count, id;
+};
+
+struct model {
+    uint64_t seed;
+    bool broken; /* a violation was reported */
+    char violation[400];
+    struct message messages[MESSAGES_MAX];
+    uint32_t message_count;
+    struct model_topic topics[TOPICS];
+    struct model_commit commits[COMMITS_MAX];
+    uint32_t commit_count, settled; /* commits before `settled` have their final fate */
+    struct burnt burnt[BURNT_MAX];
+    uint32_t burnt_count;
+    int32_t state[STATE_KEYS]; /* commit whose put stands, + 1; 0: none */
+    int32_t topic_keys[TOPICS];
+    struct commit_run runs[RUNS_MAX];
+    uint32_t run_count;
+    bool syncs_failed; /* since the last start: clean pages may have left the cache */
+    int64_t ids[64];   /* producer ids given out */
+    uint32_t id_count;
+};
+
+void model_init(struct model *m, uint64_t seed);
+
+/* Reports a violation, the first one only. */
+void model_broken(struct model *m, const char *check, const char *fmt, ...) HF_PRINTF(3, 4);
+
+/* ---- messages ---- */
+
+/* NULL: the model is full. */
+struct message *model_message(struct model *m, int topic, int partition, uint32_t count, bool wants_durable);
+struct message *model_find(struct model *m, uint32_t id);
+void model_answered(struct model *m, struct message *x, int64_t base, bool durable);
+void model_unanswered(struct message *x);
+
+/* A record came back from a read of this partition. `durable`: shown by a reader that shows only durable
+ * ones. */
+void model_shown(struct model *m, int topic, int partition, const struct krecord *r, bool durable);
+
+/* Order of acceptance and time of a record of an internal topic; called in the order of offsets. */
+void model_ordered(struct model *m, const struct krecord *r, uint64_t sequence);
+
+/* ---- commits ---- */
+
+struct model_commit *model_commit(struct model *m);
+void model_committed(struct model *m, struct model_commit *c);
+void model_uncommitted(struct model *m, struct model_commit *c, bool refused);
+
+/* ---- after a crash: a sweep over everything that is there ---- */
+
+/* 1. Whatever was under way is unknown now. */
+void model_crashed(struct model *m);
+/* 2. Topics are told one by one (model_topic_is), then every record of every partition. */
+void model_topic_is(struct model *m, int topic, bool there, const uint8_t uuid[16]);
+void model_sweep_begin(struct model *m);
+void model_sweep_record(struct model *m, int topic, int partition, const struct krecord *r);
+/* 3. Decides every unknown; `power`: the crash was one. value_of tells what the store holds: under a key,
+ * commit
+ * + 1, 0 for none; of a run, 1 if it exists. */
+enum model_thing { THING_STATE, THING_TOPIC_KEY, THING_RUN };
+typedef int32_t model_value_of(void *arg, enum model_thing thing, int which);
+void model_sweep_end(struct model *m, bool power, model_value_of *value_of, void *arg);
+
+/* The largest offset + 1 that a partition ever gave out, as far as is known. */
+int64_t model_high(const struct model *m, int topic, int partition);
+
+#endif
