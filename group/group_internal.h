@@ -89,6 +89,7 @@ struct groups {
     size_t offset_count;
     uint64_t commit_number;
     struct commit *waiting; /* for the engine, first come first served */
+    struct commit *started; /* under way in the engine */
     size_t waiting_count, started_count;
     struct groups_stats stats;
 };

@@ -191,6 +191,7 @@ static void commit_end(struct commit *c, enum group_result outcome) {
 static void engine_done_with(void *arg, enum hf_err e) {
     struct commit *c = arg;
     struct groups *gs = c->gs;
+    DL_DELETE(gs->started, c);
     gs->started_count--;
     commit_end(c, from_err(e));
     offsets_start_waiting(gs);
@@ -236,11 +237,19 @@ static enum hf_err commit_start(struct commit *c) {
     struct place *places = calloc(c->item_count, sizeof *places);
     struct engine_put *puts = calloc(c->item_count, sizeof *puts);
     enum hf_err e = places && puts ? hand_to_engine(c, &b, places, puts) : HF_ENOMEM;
-    if (!e) c->gs->started_count++;
     free(places);
     free(puts);
     hf_buf_fini(&b);
     return e;
+}
+
+static void commit_started(struct commit *c, enum hf_err e) {
+    if (e) {
+        commit_end(c, from_err(e));
+        return;
+    }
+    DL_APPEND(c->gs->started, c);
+    c->gs->started_count++;
 }
 
 void offsets_start_waiting(struct groups *gs) {
@@ -250,7 +259,7 @@ void offsets_start_waiting(struct groups *gs) {
         if (e == HF_EAGAIN) return;
         DL_DELETE(gs->waiting, c);
         gs->waiting_count--;
-        if (e) commit_end(c, from_err(e));
+        commit_started(c, e);
     }
 }
 
@@ -268,8 +277,8 @@ static void commit_begin(struct commit *c) {
     if (e == HF_EAGAIN && gs->waiting_count < gs->options.commits_waiting_max) {
         DL_APPEND(gs->waiting, c);
         gs->waiting_count++;
-    } else if (e) {
-        commit_end(c, from_err(e));
+    } else {
+        commit_started(c, e);
     }
 }
 
@@ -456,12 +465,17 @@ enum hf_err offsets_restore(struct groups *gs) {
     return r.e;
 }
 
-void offsets_close(struct groups *gs) {
+static void free_list(struct commit **list) {
     struct commit *c, *tmp;
-    DL_FOREACH_SAFE(gs->waiting, c, tmp) {
-        DL_DELETE(gs->waiting, c);
+    DL_FOREACH_SAFE(*list, c, tmp) {
+        DL_DELETE(*list, c);
         commit_free(c);
     }
+}
+
+void offsets_close(struct groups *gs) {
+    free_list(&gs->waiting);
+    free_list(&gs->started);
 }
 
 void offsets_check(const struct groups *gs, const struct group *g) {

@@ -155,6 +155,33 @@ static void whoever_owes_its_sync_too_long_is_dropped(void **state) {
     fixture_close(&f);
 }
 
+/* The leader takes 25 s to assign; the follower's session of 10 s does not run while its sync waits, and
+ * begins anew with the answer. */
+static void a_session_does_not_run_while_a_request_waits(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    stable_alone(&f, a);
+    struct joined ja = {0}, jb = {0};
+    struct synced sa = {0}, sb = {0};
+    join_new(&f, &jb, b);
+    fixture_advance(&f, 9000);
+    struct group_join r = fixture_join(a, NULL);
+    join(&f, &r, &ja);
+    sync_as(&f, b, jb.generation, NULL, 0, &sb);
+    for (int i = 0; i < 25; i++) {
+        fixture_advance(&f, 1000);
+        assert_int_equal(beat(&f, a, ja.generation), GROUP_OK);
+    }
+    sync_as(&f, a, ja.generation, NULL, 0, &sa);
+    assert_int_equal(sb.times, 1);
+    assert_int_equal(sb.result, GROUP_OK);
+    fixture_advance(&f, 9000);
+    assert_int_equal(beat(&f, b, jb.generation), GROUP_OK);
+    fixture_close(&f);
+}
+
 static void a_repeated_join_and_sync_are_answered_like_the_first(void **state) {
     (void)state;
     struct fixture f;
@@ -508,6 +535,7 @@ int main(void) {
         cmocka_unit_test(a_silent_member_is_dropped_after_its_session),
         cmocka_unit_test(whoever_misses_the_rebalance_timeout_is_dropped),
         cmocka_unit_test(whoever_owes_its_sync_too_long_is_dropped),
+        cmocka_unit_test(a_session_does_not_run_while_a_request_waits),
         cmocka_unit_test(a_repeated_join_and_sync_are_answered_like_the_first),
         cmocka_unit_test(a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed),
         cmocka_unit_test(a_leader_that_joins_again_begins_a_rebalance),

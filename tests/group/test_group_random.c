@@ -21,7 +21,7 @@ enum phase { DEAD, WANTS_JOIN, JOINING, JOINED, SYNCING, STABLE };
 struct actor {
     enum phase phase;
     unsigned life; /* answers to an earlier life are not heard */
-    char instance[16];
+    char instance[32];
     char id[256];
     int32_t generation;
     bool leads;
