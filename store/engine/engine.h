@@ -65,7 +65,7 @@ struct engine_commit {
     size_t low_water_count;
     const uint64_t *runs_added; /* sealed runs that exist from now on */
     size_t runs_added_count;
-    const uint64_t *runs_dropped; /* runs that end with this commit; their bytes are freed after it */
+    const uint64_t *runs_dropped; /* runs that end with this commit; readable until its done was called */
     size_t runs_dropped_count;
 };
 

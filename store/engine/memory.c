@@ -569,7 +569,7 @@ static void effect_commit(struct memory_engine *m, struct op *op) {
     for (size_t i = 0; i < op->dropped_count; i++) {
         struct run *r = run_find(m, op->dropped[i]);
         assert(r && r->named);
-        run_delete(m, r);
+        r->named = false; /* gone for run_each and after a crash; readable until the completion */
     }
 }
 
@@ -653,6 +653,7 @@ static void complete(struct memory_engine *m, struct op *op) {
     void *arg = op->arg;
     enum hf_err result = op->result;
     if (op->kind == OP_COMMIT && result) doom_the_rest(m, result);
+    for (size_t i = 0; !result && i < op->dropped_count; i++) run_delete(m, run_find(m, op->dropped[i]));
     op_free(op);
     if (done) done(arg, result); /* may start new operations */
 }

@@ -1,0 +1,460 @@
+/* Firing: a merge of everything that is sorted, in slices.
+ *
+ *     active gathering (wheel) ─┐
+ *     frozen gathering (array) ─┼─ by place ── batch ── commit: records to their topics + the mark
+ *     runs (one block each)    ─┘
+ *
+ * The limit. A place may be fired when inside time has reached its due time, and when no record that is still
+ * unread can come before it or cancel it. Whatever is read later was accepted at or after
+ *     the stable time, if all that is readable has been read,
+ *     the acceptance of the last record read, if not,
+ * and the engine is told the floor (inside time) under which it must accept nothing more. A limit once
+ * reached stays reached.
+ *
+ * The mark is the place of the last message of a commit and travels in it. Commits are durable in the order
+ * in which they were started, so several are under way; if one fails, all after it have failed, and the
+ * schedule starts again from what is durable.
+ *
+ * A batch is copied out of its sources (tens of bytes a message), so nothing is pinned while the engine is
+ * busy, and it can be resolved again when the world has changed:
+ *
+ *     destination has no topic        created, if it may; until it serves, all wait
+ *     may not be created, too large   to holdfast.rejected, with hf-origin and hf-reason
+ *     partition out of range          likewise
+ *     no space, engine busy           all wait; late, never rejected
+ *     relative, deadline not reached  (the wall clock jumped ahead) back to holdfast.delay, due when its
+ * monotonic deadline is; its id is past, since by the wall clock it was due */
+#include "schedule_state.h"
+
+#include "base/names.h"
+#include "store/engine/batch.h"
+
+#include <zlib.h>
+
+enum {
+    TEXT_BYTES = 192, /* of one message: three times and an identity */
+    MOVE_HEADERS = 8, /* added to one message at most */
+    COMMITS_A_STEP = 4,
+};
+
+const int64_t schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1] = {1,   2,   5,   10,   20,   50,
+                                                                     100, 200, 500, 1000, 10000};
+
+/* ---- the limit ---- */
+
+int64_t fire_limit(const struct schedule *s) {
+    int64_t known = s->caught_up ? s->stable_ms : s->read_ms;
+    return known < s->clock.inside_ms ? known : s->clock.inside_ms;
+}
+
+/* ---- the merge ---- */
+
+struct pick {
+    struct gather *gather; /* or */
+    struct source *source;
+    struct item *item;
+    struct place place;
+    bool tombstone;
+    struct place next; /* where the next best source stands */
+};
+
+static void offer(struct pick *best, struct pick candidate) {
+    bool first = place_before(candidate.place, best->place) ||
+                 (place_same(candidate.place, best->place) && candidate.tombstone);
+    if (first) {
+        candidate.next = best->place;
+        *best = candidate;
+    } else if (place_before(candidate.place, best->next)) {
+        best->next = candidate.place;
+    }
+}
+
+/* The source with the lowest place up to the limit; place PLACE_END if there is none. */
+static enum hf_err pick_source(struct schedule *s, int64_t limit, struct pick *best) {
+    *best = (struct pick){.place = PLACE_END, .next = PLACE_END};
+    struct gather *gatherings[] = {s->active, s->frozen};
+    for (size_t i = 0; i < 2; i++) {
+        struct item *head = gatherings[i] ? gather_head(gatherings[i], limit) : NULL;
+        if (head) offer(best, (struct pick){.gather = gatherings[i], .item = head, .place = head->place});
+    }
+    for (size_t i = 0; i < s->run_count; i++) {
+        struct source *source = &s->runs[i];
+        if (source->run->kind != RUN_MESSAGES || source->cursor.head.due > limit) continue;
+        enum hf_err e = run_cursor_load(&source->cursor);
+        if (e) return e;
+        offer(best, (struct pick){.source = source,
+                                  .place = source->cursor.head,
+                                  .tombstone = source->cursor.head_flags & ENTRY_TOMBSTONE});
+    }
+    return HF_OK;
+}
+
+static bool is_buried(struct schedule *s, const struct pick *p) {
+    if (place_same(p->place, s->buried)) return true;
+    bool by_active = p->gather != s->active && gather_buried(s->active, p->place);
+    bool by_frozen = p->gather != s->active && p->gather != s->frozen && gather_buried(s->frozen, p->place);
+    if (by_active) s->active->tombstones_met++;
+    if (by_frozen) s->frozen->tombstones_met++;
+    return by_active || by_frozen;
+}
+
+static enum hf_err batch_add(struct batch *b, hf_str body, struct place place) {
+    b->fired[b->count] = (struct fired){.at = b->bodies.n, .size = body.n, .place = place};
+    hf_buf_str(&b->bodies, body);
+    if (hf_buf_failed(&b->bodies)) return hf_buf_failed(&b->bodies);
+    b->count++;
+    b->try_count++;
+    return HF_OK;
+}
+
+/* Takes the head of the picked source. */
+static enum hf_err take(struct schedule *s, struct pick *p) {
+    enum hf_err e = HF_OK;
+    bool fires = !p->tombstone && !is_buried(s, p);
+    if (p->tombstone) s->buried = p->place;
+    if (fires) e = batch_add(&s->batch, p->gather ? item_body(p->item) : p->source->cursor.body, p->place);
+    if (e) return e;
+    s->taken = p->place;
+    if (p->source) return run_cursor_next(&p->source->cursor);
+    gather_take(p->gather, p->item);
+    return HF_OK;
+}
+
+/* The new head of the source, if it still comes first. */
+static bool stay(struct pick *p, int64_t limit) {
+    if (p->source) {
+        p->place = p->source->cursor.head;
+        p->tombstone = p->source->cursor.head_flags & ENTRY_TOMBSTONE;
+    } else {
+        p->item = gather_head(p->gather, limit);
+        p->place = p->item ? p->item->place : PLACE_END;
+    }
+    return p->place.due <= limit && place_before(p->place, p->next);
+}
+
+static enum hf_err fill_batch(struct schedule *s, int64_t limit) {
+    struct batch *b = &s->batch;
+    while (b->count < s->o.fire_records && b->bodies.n < s->o.fire_bytes) {
+        struct pick p;
+        enum hf_err e = pick_source(s, limit, &p);
+        if (e || place_same(p.place, PLACE_END)) return e;
+        do e = take(s, &p);
+        while (!e && b->count < s->o.fire_records && b->bodies.n < s->o.fire_bytes && stay(&p, limit));
+        if (e) return e;
+    }
+    return HF_OK;
+}
+
+int64_t fire_next(struct schedule *s) {
+    int64_t next = INT64_MAX;
+    if (s->batch.count) return s->batch.fired[0].place.due;
+    if (s->active->due_at < s->active->due_count) next = s->active->due[s->active->due_at].due;
+    if (next == INT64_MAX) next = wheel_next(s->active->wheel);
+    struct gather *f = s->frozen;
+    if (f && f->sorted_at < f->sorted_count && f->sorted[f->sorted_at]->place.due < next)
+        next = f->sorted[f->sorted_at]->place.due;
+    for (size_t i = 0; i < s->run_count; i++)
+        if (s->runs[i].run->kind == RUN_MESSAGES && s->runs[i].cursor.head.due < next)
+            next = s->runs[i].cursor.head.due;
+    return next;
+}
+
+/* ---- resolving ---- */
+
+enum hf_err batch_init(struct batch *b, const struct schedule_options *o) {
+    hf_buf_init(&b->bodies, o->fire_bytes + ENTRY_MAX);
+    hf_buf_init(&b->texts, o->fire_records * TEXT_BYTES);
+    b->fired = malloc(o->fire_records * sizeof *b->fired);
+    b->outs = malloc(o->fire_records * sizeof *b->outs);
+    return b->fired && b->outs ? HF_OK : HF_ENOMEM;
+}
+
+void batch_fini(struct batch *b) {
+    hf_buf_fini(&b->bodies);
+    hf_buf_fini(&b->texts);
+    free(b->fired);
+    free(b->outs);
+    free(b->headers);
+    *b = (struct batch){0};
+}
+
+struct resolved { /* what one attempt found out */
+    size_t headers;
+    uint64_t rejected, held;
+    hf_str topic; /* the last looked up */
+    int32_t partitions, sticky;
+    size_t record_max;
+    enum hf_err topic_error;
+};
+
+static enum hf_err headers_room(struct batch *b, size_t used) {
+    size_t need = used + ENGINE_HEADERS_MAX + MOVE_HEADERS;
+    if (b->header_cap >= need) return HF_OK;
+    size_t cap = need * 2;
+    struct hf_header *p = realloc(b->headers, cap * sizeof *p);
+    if (!p) return HF_ENOMEM;
+    b->headers = p;
+    b->header_cap = cap;
+    return HF_OK;
+}
+
+static hf_str decimal(struct hf_buf *texts, int64_t v) {
+    char digits[24], *end = digits + sizeof digits, *p = end;
+    uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do *--p = (char)('0' + u % 10);
+    while (u /= 10);
+    if (v < 0) *--p = '-';
+    size_t at = texts->n;
+    hf_buf_put(texts, p, (size_t)(end - p));
+    return hf_str_make(texts->p + at, texts->n - at);
+}
+
+/* <topic>/<partition>/<offset>@<timestamp> */
+static hf_str identity(struct hf_buf *texts, const struct message *m) {
+    size_t at = texts->n;
+    hf_buf_str(texts, HF_STR(HF_TOPIC_DELAY "/"));
+    decimal(texts, m->source_partition);
+    hf_buf_str(texts, HF_STR("/"));
+    decimal(texts, m->source_offset);
+    hf_buf_str(texts, HF_STR("@"));
+    decimal(texts, m->accepted_ms);
+    return hf_str_make(texts->p + at, texts->n - at);
+}
+
+static void look_up(struct schedule *s, struct resolved *r, hf_str topic) {
+    if (r->topic.p && hf_str_eq(r->topic, topic)) return;
+    r->topic = topic;
+    r->topic_error = engine_topic(s->engine, topic, true, &r->partitions);
+    if (r->topic_error) return;
+    r->record_max = engine_record_max(s->engine, topic);
+    r->sticky = (int32_t)(schedule_random(s) % (uint64_t)r->partitions);
+}
+
+static int32_t partition_of(const struct schedule *s, const struct resolved *r, hf_str key) {
+    if (!key.p) return r->sticky;
+    if (!s->o.crc32_partitioner) return hf_partition_of_key(key, r->partitions);
+    uint32_t crc = (uint32_t)crc32_z(0, (const Bytef *)key.p, key.n);
+    return (int32_t)(crc % (uint32_t)r->partitions);
+}
+
+static void add_header(struct engine_out *out, struct hf_header *headers, const char *name, hf_str value) {
+    headers[out->header_count++] = (struct hf_header){hf_str_of(name), value};
+}
+
+/* NULL: it fits; else why not. */
+static const char *unfit(const struct resolved *r, const struct message *m, const struct engine_out *out) {
+    if (r->topic_error) return "no such topic, and it may not be created";
+    if (m->partition >= r->partitions) return "partition out of range";
+    size_t size = BATCH_HEADER + batch_record_size(out->key, out->value, out->headers, out->header_count);
+    return size > r->record_max ? "too large for its topic" : NULL;
+}
+
+static void hold(struct schedule *s, const struct message *m, int64_t wait_ms, struct engine_out *out,
+                 struct hf_header *headers) {
+    struct hf_buf *texts = &s->batch.texts;
+    out->topic = HF_STR(HF_TOPIC_DELAY);
+    out->partition = m->key.p ? hf_partition_of_key(m->key, s->partitions) : 0;
+    add_header(out, headers, HF_HDR_TOPIC, m->topic);
+    add_header(out, headers, HF_HDR_DUE, decimal(texts, s->clock.wall_ms + wait_ms));
+    if (m->partition >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(texts, m->partition));
+}
+
+/* Fills *out from the entry. HF_EAGAIN: its topic does not serve yet. */
+static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct fired *f, bool reject,
+                           struct engine_out *out) {
+    struct batch *b = &s->batch;
+    struct message m;
+    enum hf_err e = headers_room(b, r->headers);
+    struct hf_header *headers = b->headers + r->headers;
+    size_t n = 0;
+    if (!e) e = entry_decode(hf_str_make(b->bodies.p + f->at, f->size), &m, headers, &n);
+    if (e) return e;
+    *out = (struct engine_out){
+        .topic = m.topic, .key = m.key, .value = m.value, .headers = headers, .header_count = n};
+    if (!(m.flags & ENTRY_CREATED))
+        add_header(out, headers, HF_HDR_CREATED_AT, decimal(&b->texts, m.accepted_ms));
+    if (!(m.flags & ENTRY_NAMED)) add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &m));
+    int64_t wait_ms = m.flags & ENTRY_RELATIVE ? clock_hold(s, m.place) : 0;
+    if (wait_ms > 0) {
+        hold(s, &m, wait_ms, out, headers);
+        r->held++;
+        r->headers += out->header_count;
+        return HF_OK;
+    }
+    if (!(m.flags & ENTRY_BAD)) add_header(out, headers, HF_HDR_DUE, decimal(&b->texts, m.asked_ms));
+    look_up(s, r, m.topic);
+    if (r->topic_error && r->topic_error != HF_ENOTFOUND) return HF_EAGAIN;
+    const char *why = reject ? "too large for its topic" : unfit(r, &m, out);
+    if (why || (m.flags & ENTRY_BAD)) {
+        if (why) {
+            add_header(out, headers, HF_HDR_ORIGIN, m.topic);
+            add_header(out, headers, HF_HDR_REASON, hf_str_of(why));
+            if (m.partition >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(&b->texts, m.partition));
+        }
+        schedule_tell(s, SCHEDULE_REJECTED, why ? why : "no schedule");
+        r->rejected++;
+        out->topic = HF_STR(HF_TOPIC_REJECTED);
+        m.partition = -1;
+        look_up(s, r, out->topic);
+        if (r->topic_error) return HF_EAGAIN;
+    }
+    out->partition = m.partition >= 0 ? m.partition : partition_of(s, r, m.key);
+    r->headers += out->header_count;
+    return HF_OK;
+}
+
+/* ---- committing ---- */
+
+static void count_fired(struct schedule *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        int64_t late = s->clock.inside_ms - s->batch.fired[i].place.due;
+        size_t k = 0;
+        while (k < SCHEDULE_LATENESS_BUCKETS - 1 && late > schedule_lateness_ms[k]) k++;
+        s->count.lateness[k]++;
+        s->count.lateness_sum_ms += late;
+    }
+}
+
+static void committed(void *arg, enum hf_err e) {
+    struct commit *c = arg;
+    struct schedule *s = c->s;
+    c->busy = false;
+    s->commits_under_way--;
+    s->under_way--;
+    if (e) {
+        schedule_trouble(s, e, "a commit of moves failed");
+        return;
+    }
+    if (place_before(s->mark, c->mark)) s->mark = c->mark; /* completions may come in any order */
+    s->count.fired += c->fired;
+    s->count.rejected += c->rejected;
+    s->count.held += c->held;
+}
+
+static struct commit *free_commit(struct schedule *s) {
+    for (size_t i = 0; i < s->o.commits_max; i++)
+        if (!s->commits[i].busy) return &s->commits[i];
+    return NULL;
+}
+
+void state_put_mark(struct place mark, uint8_t out[16]) {
+    hf_put_be64(out, (uint64_t)mark.due);
+    hf_put_be64(out + 8, mark.seq);
+}
+
+/* Runs all of whose places lie at or before the mark. */
+static size_t spent_runs(struct schedule *s, struct place mark, uint64_t ids[DROPS_MAX]) {
+    size_t n = 0;
+    for (size_t i = 0; i < s->run_count && n < DROPS_MAX; i++) {
+        struct run *r = s->runs[i].run;
+        bool spent = r->kind == RUN_MESSAGES && !r->merging && !r->dropping && !place_before(mark, r->last);
+        if (spent) ids[n++] = r->id;
+    }
+    return n;
+}
+
+static void mark_dropping(struct schedule *s, const uint64_t *ids, size_t n) {
+    for (size_t i = 0; i < s->run_count; i++)
+        for (size_t k = 0; k < n; k++)
+            if (s->runs[i].run->id == ids[k]) s->runs[i].run->dropping = true;
+}
+
+/* Starts a commit of the first n outs, which moves the mark. */
+static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const struct resolved *r) {
+    struct commit *c = free_commit(s);
+    if (!c) return HF_EAGAIN;
+    uint8_t value[16];
+    state_put_mark(mark, value);
+    struct hf_buf epochs;
+    hf_buf_init(&epochs, 8 + EPOCHS_MAX * 16);
+    struct engine_put puts[2] = {{HF_STR("delay/mark"), hf_str_make(value, sizeof value)}};
+    if (s->clock.dirty) {
+        clock_encode(s, &epochs);
+        puts[1] = (struct engine_put){HF_STR("delay/clock"), hf_buf_view(&epochs)};
+    }
+    uint64_t drops[DROPS_MAX];
+    size_t drop_count = spent_runs(s, mark, drops);
+    struct engine_commit what = {.now_ms = s->clock.inside_ms,
+                                 .outs = s->batch.outs,
+                                 .out_count = n,
+                                 .puts = puts,
+                                 .put_count = s->clock.dirty && !hf_buf_failed(&epochs) ? 2 : 1,
+                                 .runs_dropped = drops,
+                                 .runs_dropped_count = drop_count};
+    *c = (struct commit){.s = s, .mark = mark, .rejected = r->rejected, .held = r->held};
+    c->fired = n - r->rejected - r->held;
+    engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
+    enum hf_err e = engine_commit(s->engine, &what, committed, c);
+    hf_buf_fini(&epochs);
+    if (e) return e;
+    c->busy = true;
+    s->commits_under_way++;
+    s->under_way++;
+    s->started = mark;
+    s->clock.dirty = false;
+    mark_dropping(s, drops, drop_count);
+    return HF_OK;
+}
+
+static void drop_front(struct batch *b, size_t n) {
+    memmove(b->fired, b->fired + n, (b->count - n) * sizeof *b->fired);
+    b->count -= n;
+    b->try_count = b->count;
+    b->reject_first = false;
+    if (b->count == 0) hf_buf_reset(&b->bodies);
+}
+
+static enum hf_err commit_batch(struct schedule *s) {
+    struct batch *b = &s->batch;
+    struct resolved r = {0};
+    hf_buf_reset(&b->texts);
+    if (!hf_buf_room(&b->texts, b->count * TEXT_BYTES)) return HF_ENOMEM;
+    enum hf_err e = HF_OK;
+    size_t n = 0, at = 0;
+    while (n < b->try_count && !(e = resolve(s, &r, &b->fired[n], b->reject_first && n == 0, &b->outs[n])))
+        n++;
+    if (e && (n == 0 || e != HF_EAGAIN)) return e;
+    for (size_t i = 0; i < n; i++) {
+        b->outs[i].headers = b->headers + at; /* the array may have moved */
+        at += b->outs[i].header_count;
+    }
+    e = commit(s, n, b->fired[n - 1].place, &r);
+    if (e == HF_ELIMIT) {
+        b->reject_first = n == 1;
+        b->try_count = n > 1 ? n / 2 : 1;
+        return HF_EAGAIN;
+    }
+    if (e) return e;
+    count_fired(s, n);
+    drop_front(b, n);
+    return HF_OK;
+}
+
+/* Nothing to fire, but cancelled messages were passed whose runs are spent, or epochs are to be kept. */
+static enum hf_err commit_without_moves(struct schedule *s) {
+    uint64_t drops[DROPS_MAX];
+    bool spent = place_before(s->started, s->taken) && spent_runs(s, s->taken, drops) > 0;
+    if (!spent && !s->clock.dirty) return HF_OK;
+    struct resolved none = {0};
+    return commit(s, 0, s->taken, &none);
+}
+
+enum hf_err fire_slice(struct schedule *s, bool *more) {
+    if (s->clock.leapt) return HF_OK;
+    int64_t limit = fire_limit(s);
+    if (limit > s->limit_ms) s->limit_ms = limit;
+    enum hf_err e = HF_OK;
+    for (int i = 0; !e && i < COMMITS_A_STEP; i++) {
+        if (!free_commit(s)) return HF_OK; /* a completion brings us back */
+        if (s->batch.count == 0 && (e = fill_batch(s, s->limit_ms))) return e;
+        if (s->batch.count == 0) {
+            e = commit_without_moves(s);
+            return e == HF_EAGAIN || e == HF_ENOSPC ? HF_OK : e;
+        }
+        e = commit_batch(s);
+    }
+    if (!e) *more = true;
+    bool waits = e == HF_EAGAIN || e == HF_ENOSPC || e == HF_ENOTFOUND;
+    if (waits) s->waiting = true;
+    return waits ? HF_OK : e;
+}

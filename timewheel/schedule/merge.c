@@ -1,0 +1,300 @@
+/* Merging: eight runs of one tier become one of the next, in slices beside everything else.
+ *
+ * Every message is written once by its checkpoint and then once for each tier that it lives to see, so a
+ * hundred million far messages pass three tiers, and firing merges at most a few dozen runs. An output is cut
+ * at run_bytes: a spent one is dropped whole as time passes over it, and one that is a year away costs no
+ * more than its index. The runs of one output are one group, and a group counts as one run.
+ *
+ *     IDLE --a tier is full--> COPY <--> SEAL --last--> COMMIT --> WAIT --durable--> IDLE
+ *
+ * Messages: what is fired by a started commit is left out; a tombstone and its victim meet and both vanish; a
+ * tombstone whose victim is in another tier goes on.
+ * Ids: of one key the newest entry stays; a finished one is left out when its time is over, measured at the
+ * base, so that a record which is read again after a crash finds what it found before.
+ *
+ * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. */
+#include "schedule_state.h"
+
+enum { TIERS_MAX = 32, GROUPS_MAX = 256 };
+
+/* ---- what to merge ---- */
+
+static size_t groups_of(const struct schedule *s, enum run_kind kind, uint8_t tier) {
+    uint64_t seen[GROUPS_MAX];
+    size_t n = 0;
+    for (size_t i = 0; i < s->run_count && n < GROUPS_MAX; i++) {
+        const struct run *r = s->runs[i].run;
+        if (r->kind != kind || r->tier != tier || r->dropping) continue;
+        size_t k = 0;
+        while (k < n && seen[k] != r->group) k++;
+        if (k == n) seen[n++] = r->group;
+    }
+    return n;
+}
+
+/* Ids beyond their limit, and a good part of them past the horizon. */
+static bool ids_overflow(const struct schedule *s) {
+    uint64_t bytes = 0;
+    size_t runs = 0;
+    for (size_t i = 0; i < s->run_count; i++) {
+        if (s->runs[i].run->kind != RUN_IDS) continue;
+        bytes += s->runs[i].run->bytes;
+        runs++;
+    }
+    return runs > 1 && bytes > s->o.id_memory_bytes + s->o.id_memory_bytes / 4 && s->id_merge_ms < s->base_ms;
+}
+
+static bool is_input(const struct run *r, enum run_kind kind, uint8_t tier, bool all_tiers) {
+    return r->kind == kind && !r->dropping && (all_tiers ? r->tier <= tier : r->tier == tier);
+}
+
+static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, bool all_tiers) {
+    struct merge *m = &s->merge;
+    *m = (struct merge){.kind = kind, .tier = (uint8_t)(tier + 1), .group = s->next_group};
+    m->inputs = calloc(s->run_count, sizeof *m->inputs);
+    if (!m->inputs) return HF_ENOMEM;
+    hf_buf_init(&m->held, ENTRY_MAX);
+    m->state = MERGE_COPY;
+    struct place after = kind == RUN_MESSAGES ? s->started : (struct place){0, 0};
+    for (size_t i = 0; i < s->run_count; i++) {
+        struct run *r = s->runs[i].run;
+        if (!is_input(r, kind, tier, all_tiers)) continue;
+        enum hf_err e = run_cursor_open(&m->inputs[m->input_count], s->engine, r, after);
+        if (e) return e;
+        r->merging = true;
+        m->input_count++;
+    }
+    s->next_group++;
+    if (kind == RUN_IDS) s->id_merge_ms = s->base_ms;
+    return HF_OK;
+}
+
+static enum hf_err choose(struct schedule *s) {
+    if (s->run_count < 2 || s->clock.mono_ms < s->merge_retry_mono) return HF_OK;
+    static const enum run_kind kinds[] = {RUN_MESSAGES, RUN_IDS};
+    for (size_t k = 0; k < 2; k++)
+        for (uint8_t tier = 0; tier < TIERS_MAX; tier++)
+            if (groups_of(s, kinds[k], tier) >= s->o.fan_in) return begin(s, kinds[k], tier, false);
+    uint8_t top = 0;
+    for (size_t i = 0; i < s->run_count; i++)
+        if (s->runs[i].run->kind == RUN_IDS && s->runs[i].run->tier > top) top = s->runs[i].run->tier;
+    return ids_overflow(s) ? begin(s, RUN_IDS, top, true) : HF_OK;
+}
+
+/* ---- output ---- */
+
+static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct place at) {
+    struct merge *m = &s->merge;
+    if (!m->writing) {
+        uint64_t bucket = m->kind == RUN_IDS ? UINT64_MAX : (uint64_t)at.due / 86400000;
+        enum hf_err e =
+            run_writer_begin(&m->writer, s->engine, m->kind, m->tier, m->group, bucket, s->o.block_bytes);
+        if (e) return e;
+        m->writing = true;
+    }
+    m->copied += body.n;
+    return run_writer_add(&m->writer, body, hash);
+}
+
+static enum hf_err note_output(struct merge *m) {
+    if (m->added_count == m->added_cap) {
+        size_t cap = m->added_cap ? m->added_cap * 2 : 16;
+        uint64_t *ids = realloc(m->added, cap * sizeof *ids);
+        if (ids) m->added = ids;
+        uint64_t *bytes = realloc(m->added_bytes, cap * sizeof *bytes);
+        if (bytes) m->added_bytes = bytes;
+        if (!ids || !bytes) return HF_ENOMEM;
+        m->added_cap = cap;
+    }
+    m->added[m->added_count] = m->writer.id;
+    m->added_bytes[m->added_count++] = m->writer.bytes;
+    return HF_OK;
+}
+
+/* ---- copying ---- */
+
+static struct run_cursor *lowest(struct merge *m) {
+    struct run_cursor *best = &m->inputs[0];
+    for (size_t i = 1; i < m->input_count; i++)
+        if (place_before(m->inputs[i].head, best->head)) best = &m->inputs[i];
+    return best;
+}
+
+/* All entries of one place: a message, a tombstone, or both. */
+static enum hf_err copy_place(struct schedule *s, struct place at) {
+    struct merge *m = &s->merge;
+    size_t messages = 0, tombstones = 0;
+    hf_buf_reset(&m->held);
+    for (size_t i = 0; i < m->input_count; i++) {
+        struct run_cursor *c = &m->inputs[i];
+        if (!place_same(c->head, at)) continue;
+        enum hf_err e = run_cursor_load(c);
+        if (e) return e;
+        bool tombstone = c->head_flags & ENTRY_TOMBSTONE;
+        *(tombstone ? &tombstones : &messages) += 1;
+        hf_buf_reset(&m->held);
+        hf_buf_str(&m->held, c->body);
+        if (!(e = hf_buf_failed(&m->held))) e = run_cursor_next(c);
+        if (e) return e;
+    }
+    bool vanish = (messages && tombstones) || !place_before(s->started, at);
+    return vanish ? HF_OK : emit(s, hf_buf_view(&m->held), 0, at);
+}
+
+static bool is_over(const struct schedule *s, const struct id_entry *e) {
+    int64_t finished_ms = e->kind == ID_PENDING ? e->place.due : e->at_ms;
+    return finished_ms < s->base_ms - s->o.id_memory_ms ||
+           (finished_ms < s->base_horizon_ms && finished_ms < s->base_ms);
+}
+
+/* The held entry is the newest of its key so far. */
+static enum hf_err emit_held(struct schedule *s) {
+    struct merge *m = &s->merge;
+    if (m->held.n == 0) return HF_OK;
+    struct id_entry e = {0};
+    hf_str key;
+    enum hf_err error = id_decode(hf_buf_view(&m->held), &e, &key);
+    if (!error && !is_over(s, &e)) error = emit(s, hf_buf_view(&m->held), e.hash, (struct place){0, 0});
+    hf_buf_reset(&m->held);
+    return error;
+}
+
+static enum hf_err copy_id(struct schedule *s, struct run_cursor *c) {
+    struct merge *m = &s->merge;
+    struct id_entry now = {0}, before = {0};
+    hf_str key, key_before;
+    enum hf_err e = run_cursor_load(c);
+    if (!e) e = id_decode(c->body, &now, &key);
+    if (!e && m->held.n) {
+        e = id_decode(hf_buf_view(&m->held), &before, &key_before);
+        bool same = !e && before.hash == now.hash && hf_str_eq(key, key_before);
+        if (!e && !same) e = emit_held(s);
+    }
+    if (e) return e;
+    hf_buf_reset(&m->held);
+    hf_buf_str(&m->held, c->body);
+    if ((e = hf_buf_failed(&m->held))) return e;
+    return run_cursor_next(c);
+}
+
+static enum hf_err seal(struct schedule *s, bool last) {
+    struct merge *m = &s->merge;
+    m->last = last;
+    if (!m->writing) {
+        m->state = MERGE_COMMIT; /* last, and nothing was left */
+        return HF_OK;
+    }
+    enum hf_err e = run_writer_seal(&m->writer, &s->under_way);
+    if (!e) m->state = MERGE_SEAL;
+    return e;
+}
+
+static enum hf_err copy(struct schedule *s) {
+    struct merge *m = &s->merge;
+    m->copied = 0;
+    for (size_t steps = 0; m->copied < s->o.slice_bytes && steps < s->o.slice_bytes / 16; steps++) {
+        struct run_cursor *c = lowest(m);
+        enum hf_err e;
+        if (place_same(c->head, PLACE_END)) {
+            if (m->kind == RUN_IDS && (e = emit_held(s))) return e;
+            return seal(s, true);
+        }
+        e = m->kind == RUN_IDS ? copy_id(s, c) : copy_place(s, c->head);
+        if (e) return e;
+        if (m->writing && m->writer.written >= s->o.run_bytes) return seal(s, false);
+    }
+    return HF_OK;
+}
+
+static enum hf_err after_seal(struct merge *m) {
+    if (!m->writer.sealed) return HF_OK;
+    enum hf_err e = m->writer.seal_result;
+    if (!e) e = note_output(m);
+    run_writer_end(&m->writer);
+    m->writing = false;
+    if (!e) m->state = m->last ? MERGE_COMMIT : MERGE_COPY;
+    return e;
+}
+
+/* ---- committing ---- */
+
+static void release(struct merge *m) {
+    for (size_t i = 0; i < m->input_count; i++) run_cursor_close(&m->inputs[i]);
+    free(m->inputs);
+    free(m->added);
+    free(m->added_bytes);
+    hf_buf_fini(&m->held);
+    *m = (struct merge){0};
+}
+
+/* The inputs cannot be read any more once their commit is done: they are exchanged here and now. */
+static enum hf_err exchange(struct schedule *s) {
+    struct merge *m = &s->merge;
+    for (size_t i = 0; i < m->input_count; i++) {
+        uint64_t id = m->inputs[i].run->id;
+        run_cursor_close(&m->inputs[i]);
+        schedule_remove_run(s, id);
+    }
+    m->input_count = 0;
+    enum hf_err e = HF_OK;
+    for (size_t i = 0; i < m->added_count && !e; i++) e = schedule_add_run(s, m->added[i], m->added_bytes[i]);
+    release(m);
+    s->count.merges++;
+    return e;
+}
+
+static void committed(void *arg, enum hf_err e) {
+    struct schedule *s = arg;
+    s->under_way--;
+    if (!e) e = exchange(s);
+    if (e) schedule_trouble(s, e, "a merge");
+}
+
+static enum hf_err commit(struct schedule *s) {
+    struct merge *m = &s->merge;
+    uint64_t *dropped = malloc(m->input_count * sizeof *dropped);
+    if (!dropped) return HF_ENOMEM;
+    for (size_t i = 0; i < m->input_count; i++) dropped[i] = m->inputs[i].run->id;
+    struct engine_commit what = {.now_ms = s->clock.inside_ms,
+                                 .runs_added = m->added,
+                                 .runs_added_count = m->added_count,
+                                 .runs_dropped = dropped,
+                                 .runs_dropped_count = m->input_count};
+    enum hf_err e = engine_commit(s->engine, &what, committed, s);
+    free(dropped);
+    if (e) return e;
+    s->under_way++;
+    m->state = MERGE_WAIT;
+    return HF_OK;
+}
+
+void merge_abort(struct schedule *s) {
+    struct merge *m = &s->merge;
+    if (m->writing) run_writer_end(&m->writer);
+    for (size_t i = 0; i < m->input_count; i++) m->inputs[i].run->merging = false;
+    release(m);
+}
+
+enum hf_err merge_slice(struct schedule *s, bool *more) {
+    struct merge *m = &s->merge;
+    enum merge_state before = m->state;
+    enum hf_err e = HF_OK;
+    switch (m->state) {
+    case MERGE_IDLE: e = choose(s); break;
+    case MERGE_COPY: e = copy(s); break;
+    case MERGE_SEAL: e = after_seal(m); break;
+    case MERGE_COMMIT: e = commit(s); break;
+    case MERGE_WAIT: break;
+    }
+    if (!e && (m->state != before || m->state == MERGE_COPY) && m->state != MERGE_SEAL) *more = true;
+    if (e == HF_EAGAIN && before == MERGE_COMMIT) {
+        s->waiting = true;
+        return HF_OK;
+    }
+    if (e == HF_ENOSPC || e == HF_EAGAIN) {
+        merge_abort(s);
+        s->merge_retry_mono = s->clock.mono_ms + 10000;
+        return HF_OK;
+    }
+    return e;
+}

@@ -1,0 +1,159 @@
+/* Held until due: reads holdfast.delay, keeps each message until its time, moves it to its destination once.
+ *
+ *     schedule_open(engine, &(struct schedule_options){.boot_id = …, .random_seed = …}, now_ms, mono_ms, &s);
+ *     …the loop: wait = schedule_step(s, now_ms, mono_ms);   // and at once when the engine completes
+ * something schedule_close(s);
+ *
+ * Contract: docs of the delay topic. In short: a message is fired at the place (effective due, sequence),
+ * where effective due = max(due, time of acceptance); all operations on one hf-id take effect in order of
+ * acceptance; an operation accepted at or after the due time of the message it is about comes too late
+ * ("already delivered"), so what an operation did is a function of the log alone, the same after every
+ * restart.
+ *
+ * Threads: the core thread only; nothing blocks but reads of runs. No clock, file or socket: the engine and
+ * arguments. Never close while engine calls back. */
+#ifndef TIMEWHEEL_SCHEDULE_SCHEDULE_H
+#define TIMEWHEEL_SCHEDULE_SCHEDULE_H
+
+#include "base/control.h"
+#include "store/engine/engine.h"
+
+struct schedule;
+
+struct schedule_place {
+    int64_t due_ms; /* effective */
+    uint64_t sequence;
+};
+
+enum schedule_event { /* for log lines and alarms */
+                      SCHEDULE_CLOCK_LEAPT,
+                      SCHEDULE_CLOCK_BACK, /* the leap is over */
+                      SCHEDULE_REWOUND,    /* a commit failed: started again from what is durable */
+                      SCHEDULE_REJECTED,
+                      SCHEDULE_DAMAGED, /* a run or the topic cannot be read: nothing fires until the next
+                                           start */
+};
+
+/* Zero means default. */
+struct schedule_options {
+    size_t
+        gather_bytes; /* memory for messages not yet in a run; 8 MiB. While a run is being written, twice */
+    size_t replay_records;    /* records after which a checkpoint lets the log go on; 500,000 */
+    size_t replay_bytes;      /* bytes likewise; 128 MiB */
+    int64_t checkpoint_ms;    /* a message waits this long for its run at most; 10 min */
+    size_t fire_records;      /* of one commit; 2,048 */
+    size_t fire_bytes;        /* of one commit; 1 MiB */
+    size_t commits_max;       /* under way; 4 */
+    size_t block_bytes;       /* of runs; 16 KiB */
+    size_t run_bytes;         /* merges begin a new run at this size; 32 MiB */
+    size_t fan_in;            /* runs of one tier that are merged into the next; 8 */
+    size_t slice_bytes;       /* written by one step at most; 512 KiB */
+    int64_t id_memory_ms;     /* how long finished ids are remembered; 7 d */
+    uint64_t id_memory_bytes; /* on disk at most; 256 MiB */
+    bool crc32_partitioner;   /* destination.partitioner = crc32, as librdkafka's default; else murmur2 */
+    uint64_t random_seed;     /* for messages without a key */
+    uint64_t boot_id;
+    void (*event)(void *arg, enum schedule_event what, const char *text);
+    void *arg;
+};
+
+/* Reads state and runs; replaying the log is done by the steps. HF_ENOTFOUND: no topic holdfast.delay;
+ * HF_ECORRUPT, HF_EIO: a run cannot be read; HF_ENOMEM. */
+HF_CHECK enum hf_err schedule_open(struct engine *e, const struct schedule_options *o, int64_t now_ms,
+                                   int64_t mono_ms, struct schedule **out);
+
+/* Nothing is lost by closing at any time. Commits and seals under way must have completed, unless the engine
+ * is thrown away too. */
+void schedule_close(struct schedule *s);
+bool schedule_idle(const struct schedule *s); /* nothing under way */
+
+/* A bounded slice of work; mono_ms is a clock that never goes back and counts time suspended. Returns after
+ * how many milliseconds to come again at most; 0: at once. Come also when the engine completed something. */
+int64_t schedule_step(struct schedule *s, int64_t now_ms, int64_t mono_ms);
+
+/* HF_OK, or why nothing moves any more until the next start. */
+enum hf_err schedule_failed(const struct schedule *s);
+
+/* After SCHEDULE_CLOCK_LEAPT: the operator says that the wall clock is right. */
+void schedule_accept_clock(struct schedule *s);
+
+/* ---- outcomes ---- */
+
+enum schedule_outcome {
+    SCHEDULE_SCHEDULED,
+    SCHEDULE_KEPT,     /* keep, once: the pending one stays */
+    SCHEDULE_FINISHED, /* once: this id is finished */
+    SCHEDULE_REPLACED,
+    SCHEDULE_MOVED,
+    SCHEDULE_CHANGED, /* move: another message has this id by now */
+    SCHEDULE_CANCELLED,
+    SCHEDULE_ALREADY_DELIVERED,
+    SCHEDULE_UNKNOWN,
+};
+const char *schedule_outcome_text(enum schedule_outcome o); /* "already delivered" … */
+
+/* What the record of holdfast.delay at this offset did; a definite answer. HF_EAGAIN: not processed yet;
+ * HF_ENOTFOUND: an ordinary schedule without a conflict, or forgotten (schedule_stats.id_horizon_ms). */
+HF_CHECK enum hf_err schedule_outcome_of(struct schedule *s, int32_t partition, int64_t offset,
+                                         enum schedule_outcome *out);
+
+/* ---- looking ---- */
+
+struct schedule_item {
+    struct schedule_place place;
+    int64_t due_ms; /* as asked for */
+    int64_t accepted_ms;
+    int32_t source_partition;
+    int64_t source_offset;
+    int32_t partition; /* asked for; -1: by key */
+    hf_str topic, id, key, value;
+    const struct hf_header *headers; /* as delivered, but for hf-due and what a move adds */
+    size_t header_count;
+};
+
+struct schedule_query {
+    hf_str topic;                   /* n == 0: all */
+    hf_str id_prefix;               /* n == 0: all, without an id too */
+    int64_t due_from_ms, due_to_ms; /* effective due in [from, to); to == 0: no end */
+    struct schedule_place after;    /* a page begins behind this place; zero: at the first */
+    size_t limit;                   /* items; at most SCHEDULE_PAGE_MAX */
+};
+enum { SCHEDULE_PAGE_MAX = 1000 };
+
+/* Calls fn for pending messages in order of place. *next is where to go on, *more whether there may be any: a
+ * page looks at a bounded number of messages, so it may be short, even empty, and yet there are more. Strings
+ * are borrowed for the call. HF_EINVAL, HF_EIO, HF_ECORRUPT, HF_ENOMEM. */
+HF_CHECK enum hf_err schedule_list(struct schedule *s, const struct schedule_query *q,
+                                   void (*fn)(void *arg, const struct schedule_item *item), void *arg,
+                                   struct schedule_place *next, bool *more);
+
+/* The pending message with this id. HF_ENOTFOUND. */
+HF_CHECK enum hf_err schedule_show(struct schedule *s, hf_str topic, hf_str id,
+                                   void (*fn)(void *arg, const struct schedule_item *item), void *arg);
+
+enum { SCHEDULE_LATENESS_BUCKETS = 12 };
+extern const int64_t
+    schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1]; /* upper bounds; the last has none */
+
+struct schedule_stats {
+    uint64_t pending;
+    uint64_t accepted, fired, rejected, held; /* since the start */
+    uint64_t outcomes[SCHEDULE_UNKNOWN + 1];
+    int64_t late_ms;     /* how long the oldest due message has been waiting; 0: none is late */
+    int64_t next_due_ms; /* a time at or before the earliest pending one; INT64_MAX: none known */
+    struct schedule_place mark;
+    uint64_t lateness[SCHEDULE_LATENESS_BUCKETS]; /* of what was fired since the start */
+    int64_t lateness_sum_ms;
+    uint64_t runs, run_bytes, id_runs, id_bytes;
+    size_t memory_bytes;
+    int64_t id_horizon_ms; /* ids finished before this time are forgotten */
+    uint64_t checkpoints, merges, rewinds;
+    bool clock_leapt;
+    bool caught_up; /* everything readable has been read */
+};
+void schedule_stats(const struct schedule *s, struct schedule_stats *out);
+
+/* Asserts the invariants; walks everything in memory. */
+void schedule_check(const struct schedule *s);
+
+#endif

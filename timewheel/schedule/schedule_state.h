@@ -1,0 +1,188 @@
+/* The schedule's own state, for its files. */
+#ifndef TIMEWHEEL_SCHEDULE_STATE_H
+#define TIMEWHEEL_SCHEDULE_STATE_H
+
+#include "internal.h"
+
+enum {
+    COMMITS_MAX = 16,
+    EPOCHS_MAX = 32,
+    PARTITIONS_MAX = 64, /* of holdfast.delay */
+    DROPS_MAX = 64,      /* runs dropped by one commit */
+    RETRY_MS = 100,      /* after an error that may pass */
+    CLOCK_JITTER_MS = 10,
+    CLOCK_LEAP_MS = 60000,
+    ENTRY_MAX = 32 << 20,
+    SEARCH_ENTRIES = 100000, /* one page looks at so many */
+};
+
+struct source { /* a run, and where firing reads it */
+    struct run *run;
+    struct run_cursor cursor; /* messages only */
+};
+
+struct reader { /* one partition of holdfast.delay */
+    struct engine_cursor *cursor;
+    struct engine_record record;
+    bool peeked;
+    int64_t next; /* offset after the last record processed */
+};
+
+struct epoch { /* from this sequence on, wall clock - monotonic clock was delta */
+    uint64_t first_seq;
+    int64_t delta_ms;
+};
+
+struct clock {
+    int64_t inside_ms, wall_ms, mono_ms;
+    int64_t trusted_delta_ms; /* the largest that was believed */
+    bool started, leapt;
+    struct epoch epochs[EPOCHS_MAX];
+    size_t epoch_count;
+    bool dirty; /* epochs are to be made durable */
+};
+
+struct batch { /* what was taken to be fired, until its commit has started */
+    struct hf_buf bodies;
+    struct fired {
+        size_t at, size;
+        struct place place;
+    } * fired;
+    size_t count;
+    size_t try_count;  /* how many the next commit takes; fewer after HF_ELIMIT */
+    bool reject_first; /* even alone it was too large */
+    struct hf_buf texts;
+    struct hf_header *headers;
+    size_t header_cap;
+    struct engine_out *outs;
+};
+
+struct commit { /* under way */
+    struct schedule *s;
+    bool busy;
+    struct place mark;
+    uint64_t fired, rejected, held;
+};
+
+enum checkpoint_state {
+    CHECKPOINT_IDLE,
+    CHECKPOINT_MESSAGES, /* writing the frozen gathering's messages and tombstones */
+    CHECKPOINT_IDS,      /* writing its ids */
+    CHECKPOINT_COMMIT,   /* to be committed */
+    CHECKPOINT_WAIT,     /* committing */
+};
+
+struct checkpoint {
+    enum checkpoint_state state;
+    int64_t next[PARTITIONS_MAX]; /* the log is needed from here on, once committed */
+    int64_t at_ms;                /* when the last one began, inside time */
+    struct place *tombstones;
+    size_t tombstone_at, tombstone_count;
+    size_t item_at;
+    struct id_entry **ids;
+    size_t id_at, id_count;
+    struct run_writer writer; /* of the run being written, if `writing` */
+    bool writing, durable;
+    int64_t base_ms; /* acceptance of the last record before `next` */
+    int64_t horizon_ms;
+    uint64_t added[2], added_bytes[2];
+    size_t added_count;
+};
+
+enum merge_state { MERGE_IDLE, MERGE_COPY, MERGE_SEAL, MERGE_COMMIT, MERGE_WAIT };
+
+struct merge {
+    enum merge_state state;
+    enum run_kind kind;
+    uint8_t tier;
+    uint64_t group;
+    struct run_cursor *inputs;
+    size_t input_count;
+    struct run_writer writer;
+    bool writing;
+    bool last; /* the output being sealed is the last */
+    struct hf_buf held; /* one entry */
+    size_t copied;      /* bytes of this slice */
+    uint64_t *added, *added_bytes;
+    size_t added_count, added_cap;
+};
+
+struct schedule {
+    struct engine *engine;
+    struct schedule_options o;
+    enum hf_err failed;
+    bool rewinding;
+    size_t under_way;      /* completions to come */
+    int64_t retry_at_mono; /* nothing is tried again before */
+
+    struct clock clock;
+    struct reader readers[PARTITIONS_MAX];
+    int32_t partitions;
+    bool woken, caught_up;
+    int64_t read_ms;   /* acceptance of the last record read */
+    uint64_t read_seq; /* its sequence */
+    int64_t stable_ms;
+    int64_t base_ms;  /* acceptance of the last record before the durable checkpoint */
+    int64_t limit_ms; /* everything due up to here may be fired */
+    bool waiting;     /* the engine could not take what is due */
+
+    struct place mark;    /* durable: everything up to here has been fired */
+    struct place started; /* of the last commit that started */
+    struct place taken;   /* of the last message taken to be fired */
+    struct place buried;  /* the last tombstone met while firing */
+    struct gather *active, *frozen;
+    struct source *runs;
+    size_t run_count, run_cap;
+    uint64_t next_group;
+    int64_t id_horizon_ms;    /* for records read from now on */
+    int64_t base_horizon_ms;  /* durable */
+    int64_t id_merge_ms;      /* base at the last merge of ids */
+    int64_t merge_retry_mono; /* after one that found no room */
+
+    struct batch batch;
+    struct commit commits[COMMITS_MAX];
+    size_t commits_under_way;
+    struct checkpoint checkpoint;
+    struct merge merge;
+
+    uint64_t random;
+    struct hf_buf scratch, key;
+    struct hf_header headers[ENGINE_HEADERS_MAX + 1];
+    struct schedule_stats count; /* the counters among them */
+};
+
+void schedule_tell(struct schedule *s, enum schedule_event what, const char *text);
+/* Something failed that starting again from durable state mends (a commit, memory), or that it does not. */
+void schedule_trouble(struct schedule *s, enum hf_err e, const char *what);
+uint64_t schedule_random(struct schedule *s);
+HF_CHECK enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes);
+void schedule_remove_run(struct schedule *s, uint64_t id);
+
+/* ---- clock.c ---- */
+void clock_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
+/* How long a message asked for by a delay must still wait for the monotonic clock; 0: no longer. */
+int64_t clock_hold(const struct schedule *s, struct place p);
+void clock_encode(const struct schedule *s, struct hf_buf *b);
+void clock_restore(struct schedule *s, hf_str value);
+
+/* ---- accept.c ---- */
+HF_CHECK enum hf_err accept_slice(struct schedule *s, bool *more);
+
+/* ---- fire.c ---- */
+HF_CHECK enum hf_err fire_slice(struct schedule *s, bool *more);
+int64_t fire_limit(const struct schedule *s);
+int64_t fire_next(struct schedule *s); /* at or before the earliest pending place's due */
+HF_CHECK enum hf_err batch_init(struct batch *b, const struct schedule_options *o);
+void batch_fini(struct batch *b);
+
+/* ---- checkpoint.c ---- */
+HF_CHECK enum hf_err checkpoint_slice(struct schedule *s, bool *more);
+void checkpoint_abort(struct schedule *s);
+bool checkpoint_full(const struct schedule *s); /* no more may be read until it is through */
+void state_put_mark(struct place mark, uint8_t out[16]);
+
+/* ---- merge.c ---- */
+HF_CHECK enum hf_err merge_slice(struct schedule *s, bool *more);
+void merge_abort(struct schedule *s);
+
+#endif
