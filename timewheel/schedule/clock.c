@@ -35,7 +35,7 @@ static void follow_epoch(struct schedule *s, int64_t delta_ms) {
         add_epoch(s, delta_ms);
 }
 
-void clock_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms) {
+void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms) {
     struct clock *c = &s->clock;
     int64_t delta = wall_ms - mono_ms;
     c->wall_ms = wall_ms;
@@ -58,7 +58,7 @@ void schedule_accept_clock(struct schedule *s) {
     s->clock.trusted_delta_ms = s->clock.wall_ms - s->clock.mono_ms;
 }
 
-int64_t clock_hold(const struct schedule *s, struct place p) {
+int64_t inside_hold(const struct schedule *s, struct place p) {
     const struct clock *c = &s->clock;
     for (size_t i = c->epoch_count; i-- > 0;) {
         if (c->epochs[i].first_seq > p.seq) continue;
@@ -70,7 +70,7 @@ int64_t clock_hold(const struct schedule *s, struct place p) {
 }
 
 /* boot u64, then for each epoch: first sequence u64, delta i64. */
-void clock_encode(const struct schedule *s, struct hf_buf *b) {
+void inside_epochs_encode(const struct schedule *s, struct hf_buf *b) {
     hf_buf_be64(b, s->o.boot_id);
     for (size_t i = 0; i < s->clock.epoch_count; i++) {
         hf_buf_be64(b, s->clock.epochs[i].first_seq);
@@ -78,7 +78,7 @@ void clock_encode(const struct schedule *s, struct hf_buf *b) {
     }
 }
 
-void clock_restore(struct schedule *s, hf_str value) {
+void inside_epochs_restore(struct schedule *s, hf_str value) {
     struct hf_reader r = hf_reader_of(value.p, value.n);
     s->clock.epoch_count = 0;
     if (value.n < 8 || hf_read_be64(&r) != s->o.boot_id) return;

@@ -274,7 +274,7 @@ static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct 
     if (!(m.flags & ENTRY_CREATED))
         add_header(out, headers, HF_HDR_CREATED_AT, decimal(&b->texts, m.accepted_ms));
     if (!(m.flags & ENTRY_NAMED)) add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &m));
-    int64_t wait_ms = m.flags & ENTRY_RELATIVE ? clock_hold(s, m.place) : 0;
+    int64_t wait_ms = m.flags & ENTRY_RELATIVE ? inside_hold(s, m.place) : 0;
     if (wait_ms > 0) {
         hold(s, &m, wait_ms, out, headers);
         r->held++;
@@ -369,7 +369,7 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     hf_buf_init(&epochs, 8 + EPOCHS_MAX * 16);
     struct engine_put puts[2] = {{HF_STR("delay/mark"), hf_str_make(value, sizeof value)}};
     if (s->clock.dirty) {
-        clock_encode(s, &epochs);
+        inside_epochs_encode(s, &epochs);
         puts[1] = (struct engine_put){HF_STR("delay/clock"), hf_buf_view(&epochs)};
     }
     uint64_t drops[DROPS_MAX];

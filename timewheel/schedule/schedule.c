@@ -170,7 +170,7 @@ static enum hf_err load(struct schedule *s) {
     enum hf_err e = read_base(s);
     if (!e) e = gather_open(s->mark, &s->active);
     if (e) return e;
-    clock_restore(s, engine_state_get(s->engine, HF_STR("delay/clock")));
+    inside_epochs_restore(s, engine_state_get(s->engine, HF_STR("delay/clock")));
     struct opening o = {s, HF_OK};
     engine_run_each(s->engine, open_run, &o);
     if (o.e) return o.e;
@@ -268,7 +268,7 @@ enum hf_err schedule_open(struct engine *engine, const struct schedule_options *
         schedule_close(s);
         return e;
     }
-    clock_step(s, now_ms, mono_ms);
+    inside_step(s, now_ms, mono_ms);
     s->checkpoint.at_ms = s->clock.inside_ms;
     engine_watch(engine, HF_STR(HF_TOPIC_DELAY), woken, s);
     *out = s;
@@ -312,7 +312,7 @@ static int64_t wait_of(struct schedule *s) {
 }
 
 int64_t schedule_step(struct schedule *s, int64_t now_ms, int64_t mono_ms) {
-    clock_step(s, now_ms, mono_ms);
+    inside_step(s, now_ms, mono_ms);
     if (s->failed) return REST_MS;
     if (s->rewinding) rewind_when_quiet(s);
     if (s->rewinding || s->failed) return RETRY_MS;

@@ -100,7 +100,7 @@ struct merge {
     size_t input_count;
     struct run_writer writer;
     bool writing;
-    bool last; /* the output being sealed is the last */
+    bool last;          /* the output being sealed is the last */
     struct hf_buf held; /* one entry */
     size_t copied;      /* bytes of this slice */
     uint64_t *added, *added_bytes;
@@ -159,11 +159,11 @@ HF_CHECK enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t 
 void schedule_remove_run(struct schedule *s, uint64_t id);
 
 /* ---- clock.c ---- */
-void clock_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
+void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
 /* How long a message asked for by a delay must still wait for the monotonic clock; 0: no longer. */
-int64_t clock_hold(const struct schedule *s, struct place p);
-void clock_encode(const struct schedule *s, struct hf_buf *b);
-void clock_restore(struct schedule *s, hf_str value);
+int64_t inside_hold(const struct schedule *s, struct place p);
+void inside_epochs_encode(const struct schedule *s, struct hf_buf *b);
+void inside_epochs_restore(struct schedule *s, hf_str value);
 
 /* ---- accept.c ---- */
 HF_CHECK enum hf_err accept_slice(struct schedule *s, bool *more);
