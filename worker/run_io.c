@@ -113,7 +113,11 @@ static uint64_t key_hash(const struct hf_delivery *d) {
 static void count_ended(hf_worker *w, const struct hf_delivery *d) {
     struct counters *n = &w->counters;
     if (d->result.how == ENDED_DONE) atomic_fetch_add(d->stale ? &n->stale : &n->done, 1);
-    if (d->result.how == ENDED_DUPLICATE) atomic_fetch_add(&n->duplicates, 1);
+    if (d->result.how == ENDED_DUPLICATE) {
+        atomic_fetch_add(&n->duplicates, 1);
+        worker_log(w, 3, "duplicate", "topic=%s partition=%" PRId32 " offset=%" PRId64 " id=\"%s\"", d->topic,
+                   d->partition, d->message.offset, d->message_id);
+    }
     if (d->result.how == ENDED_BUSY) atomic_fetch_add(&n->busy, 1);
     if (d->judgement.fate == FATE_HAND_BACK) atomic_fetch_add(&n->handed_back, 1);
     if (d->judgement.fate != FATE_RETRY || d->judgement.attempts == d->result.attempts) return;

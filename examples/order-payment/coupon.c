@@ -28,7 +28,7 @@ static hf_verdict use(hf_delivery *d, void *arg) {
 int main(void) {
     return run_worker((hf_worker_options){.group = "coupon",
                                           .topics = "orders.paid",
-                                          .effect = HF_EFFECT_STATE,
-                                          .database = setting("SHOP_POSTGRES", NULL),
+                                          .effect = dedup_wanted() ? HF_EFFECT_STATE : HF_EFFECT_NONE,
+                                          .database = dedup_wanted() ? setting("SHOP_POSTGRES", NULL) : NULL,
                                           .handler = use});
 }

@@ -19,7 +19,7 @@ static hf_verdict ship(hf_delivery *d, void *arg) {
 int main(void) {
     return run_worker((hf_worker_options){.group = "inventory",
                                           .topics = "orders.paid",
-                                          .effect = HF_EFFECT_DATABASE,
-                                          .database = setting("SHOP_POSTGRES", NULL),
+                                          .effect = dedup_wanted() ? HF_EFFECT_DATABASE : HF_EFFECT_NONE,
+                                          .database = dedup_wanted() ? setting("SHOP_POSTGRES", NULL) : NULL,
                                           .handler = ship});
 }

@@ -23,7 +23,7 @@ static hf_verdict award(hf_delivery *d, void *arg) {
 int main(void) {
     return run_worker((hf_worker_options){.group = "points",
                                           .topics = "orders.paid",
-                                          .effect = HF_EFFECT_EXTERNAL,
-                                          .redis = setting("SHOP_REDIS", NULL),
+                                          .effect = dedup_wanted() ? HF_EFFECT_EXTERNAL : HF_EFFECT_NONE,
+                                          .redis = dedup_wanted() ? setting("SHOP_REDIS", NULL) : NULL,
                                           .handler = award});
 }

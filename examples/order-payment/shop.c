@@ -122,10 +122,15 @@ bool dedup_wanted(void) {
 
 /* Warnings to stderr; what the worker recognised as done before, to the trace. */
 static void log_line(int level, const char *event, const char *text, void *arg) {
-    if (strcmp(event, "duplicate") == 0)
-        trace("\"event\":\"duplicate\",\"group\":\"%s\",\"text\":\"%s\"", (const char *)arg, text);
-    else if (level < 2)
-        fprintf(stderr, "%s: %s %s\n", (const char *)arg, event, text);
+    const char *group = arg;
+    if (level < 2) fprintf(stderr, "%s: %s %s\n", group, event, text);
+    if (strcmp(event, "duplicate") != 0) return;
+    char plain[400]; /* without the quotes of the text: it goes into JSON */
+    size_t n = 0;
+    for (; *text && n < sizeof plain - 1; text++)
+        if (*text != '"') plain[n++] = *text;
+    plain[n] = 0;
+    trace("\"event\":\"duplicate\",\"group\":\"%s\",\"text\":\"%s\"", group, plain);
 }
 
 /* The demo's own settings: in life, the defaults are longer. */
@@ -143,7 +148,6 @@ int run_worker(hf_worker_options o) {
     o.session_ms = HF_SECONDS(6);
     o.heartbeat_ms = HF_SECONDS(1);
     o.drain_ms = HF_SECONDS(5);
-    if (!dedup_wanted()) o.effect = HF_EFFECT_NONE;
 
     hf_worker *w;
     if (hf_worker_open(&o, &w)) die("open", hf_errmsg());

@@ -92,8 +92,8 @@ def dues(e):
 # ---- what was provoked ----
 
 def fields(event):
-    """key=value pairs of a log line's text; values may be in quotes."""
-    return dict(word.split("=", 1) for word in event["text"].replace('"', "").split() if "=" in word)
+    """key=value pairs of a log line's text."""
+    return dict(word.split("=", 1) for word in event["text"].split() if "=" in word)
 
 
 def place_of(event):
