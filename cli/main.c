@@ -11,6 +11,12 @@ static const struct {
     const char *help;
 } commands[] = {
     {"serve", cli_serve, "run the server"},
+    {"send", cli_send, "send messages, now or later"},
+    {"tail", cli_tail, "print a topic's messages"},
+    {"work", cli_work, "run a program for each message"},
+    {"dlq", cli_dlq, "dead letters: list, show, replay, drop"},
+    {"topic", cli_topic, "topics: list, create, delete, describe"},
+    {"group", cli_group, "consumer groups: list, describe, reset"},
 };
 
 static void usage(FILE *to) {

@@ -143,7 +143,7 @@ static ptrdiff_t unbase64(const char *s, size_t n, uint8_t *out) {
 static bool take(struct marks *m, struct hf_reader *r, int64_t *at, bool *end) {
     uint64_t head = hf_read_uvarint64(r);
     uint64_t gap = head >> 1;
-    if (gap > (uint64_t)(INT64_MAX - *at)) return false;
+    if (gap >= (uint64_t)(INT64_MAX - *at)) return false; /* at least one more follows */
     *at += (int64_t)gap;
     struct mark k = {.from = *at, .n = 1};
     uint64_t first = hf_read_uvarint64(r);

@@ -1,0 +1,228 @@
+/* holdfast send: messages from arguments, lines, or JSON lines as holdfast tail --json prints them. */
+#include "base/duration.h"
+#include "common.h"
+
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+enum { HEADERS_MAX = 100 };
+
+struct send {
+    struct cli_server at;
+    const char *key, *delay, *due, *id, *message_id, *conflict;
+    bool jsonl;
+};
+
+#define TEXT(flag, field, what, line)                                                                        \
+    { flag, HF_OPTION_TEXT, offsetof(struct send, field), .value = what, .help = line }
+static const struct hf_option rows[] = {
+    CLI_SERVER_ROWS(struct send),
+    TEXT("key", key, "K", "key of every message"),
+    TEXT("delay", delay, "TIME", "held for so long: 250ms 30s 15m 2h 7d"),
+    TEXT("due", due, "TIME", "held until then: 2026-03-01T12:00:00Z, or milliseconds since 1970"),
+    TEXT("id", id, "ID", "a name for the schedule: the same again replaces it"),
+    TEXT("on.conflict", conflict, "replace|keep|once", "what an id that is pending does"),
+    TEXT("message.id", message_id, "ID", "identity, for deduplication"),
+    {"jsonl", HF_OPTION_SWITCH, offsetof(struct send, jsonl),
+     .help = "each line of the input is a JSON object"},
+};
+static const struct hf_options options = {"send", rows, sizeof rows / sizeof *rows};
+
+struct job {
+    hf_client *client;
+    const char *topic;
+    hf_message pattern; /* what the flags say */
+    hf_header headers[HEADERS_MAX];
+    int64_t sent;
+};
+
+static enum hf_err post(struct job *j, const hf_message *m) {
+    enum hf_err e;
+    while ((e = hf_send_async(j->client, m, NULL, NULL)) == HF_EAGAIN)
+        if ((e = hf_flush(j->client, -1))) return e;
+    j->sent += !e;
+    return e;
+}
+
+/* ---- JSON ---- */
+
+/* Text, or base64 of it, from an object. The caller frees *memory. false: neither is right. */
+static bool bytes_of(const json_t *o, const char *name, hf_str *out, char **memory) {
+    char field[32];
+    (void)snprintf(field, sizeof field, "%s_base64", name);
+    const json_t *v = json_object_get(o, name), *b = json_object_get(o, field);
+    *out = (hf_str){NULL, 0};
+    if (json_is_string(b)) {
+        *memory = cli_from_base64(json_string_value(b), &out->n);
+        out->p = *memory;
+        return *memory != NULL;
+    }
+    if (json_is_string(v)) *out = hf_str_make(json_string_value(v), json_string_length(v));
+    return !v || json_is_null(v) || json_is_string(v);
+}
+
+static size_t headers_of(const json_t *o, hf_header *out, char **memory) {
+    size_t n = 0, i;
+    json_t *pair;
+    json_array_foreach(json_object_get(o, "headers"), i, pair) {
+        const json_t *name = json_array_get(pair, 0), *v = json_array_get(pair, 1),
+                     *b = json_array_get(pair, 2);
+        const char *text = json_string_value(name);
+        /* Headers of ours belong to the move that made them. */
+        if (!text || n == HEADERS_MAX || (strncmp(text, "hf-", 3) == 0 && strcmp(text, "hf-version") != 0))
+            continue;
+        hf_str value = {json_string_value(v), json_string_length(v)};
+        if (json_is_string(b)) {
+            memory[n] = cli_from_base64(json_string_value(b), &value.n);
+            value.p = memory[n];
+        }
+        out[n++] = (hf_header){hf_str_of(text), value};
+    }
+    return n;
+}
+
+static enum hf_err send_object(struct job *j, const json_t *o) {
+    hf_header headers[HEADERS_MAX];
+    char *memory[HEADERS_MAX + 2] = {0};
+    hf_message m = j->pattern;
+    const char *topic = json_string_value(json_object_get(o, "topic"));
+    const char *id = json_string_value(json_object_get(o, "id"));
+    const char *message_id = json_string_value(json_object_get(o, "message_id"));
+    enum hf_err e = HF_OK;
+    hf_str key;
+    if (!m.topic) m.topic = topic;
+    if (id) m.id = id;
+    if (message_id) m.message_id = message_id;
+    m.header_count = headers_of(o, headers, memory + 2);
+    for (size_t i = 0; i < j->pattern.header_count && m.header_count < HEADERS_MAX; i++)
+        headers[m.header_count++] = j->pattern.headers[i];
+    m.headers = headers;
+    if (!bytes_of(o, "key", &key, &memory[0]) || !bytes_of(o, "value", &m.value, &memory[1]))
+        e = client_error(HF_EINVAL,
+                         "key and value are texts, null, or base64 in key_base64 and value_base64");
+    if (key.p) m.key = key;
+    if (!e) e = post(j, &m);
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) free(memory[i]);
+    return e;
+}
+
+/* ---- input ---- */
+
+static enum hf_err send_line(struct job *j, bool jsonl, const char *line, size_t n) {
+    if (!jsonl) {
+        hf_message m = j->pattern;
+        m.value = hf_str_make(line, n);
+        return post(j, &m);
+    }
+    json_error_t why;
+    json_t *o = json_loadb(line, n, 0, &why);
+    if (!json_is_object(o)) {
+        json_decref(o);
+        return client_error(HF_EINVAL, "no JSON object: %s", o ? "another kind of value" : why.text);
+    }
+    enum hf_err e = send_object(j, o);
+    json_decref(o);
+    return e;
+}
+
+static enum hf_err send_input(struct job *j, bool jsonl) {
+    char *line = NULL;
+    size_t room = 0;
+    enum hf_err e = HF_OK;
+    int64_t number = 0;
+    for (ssize_t n; !e && (n = getline(&line, &room, stdin)) >= 0;) {
+        number++;
+        if (n > 0 && line[n - 1] == '\n') n--;
+        if (jsonl && n == 0) continue;
+        e = send_line(j, jsonl, line, (size_t)n);
+    }
+    if (e) {
+        char text[512];
+        (void)snprintf(text, sizeof text, "%s", hf_errmsg());
+        e = client_error(e, "line %" PRId64 ": %.400s (%" PRId64 " before it were sent)", number, text,
+                         j->sent);
+    }
+    free(line);
+    return e;
+}
+
+static void tell(const hf_receipt *r) {
+    (void)printf("%s/%" PRId32 "/%" PRId64 "@%" PRId64 "\n", r->topic, r->partition, r->offset,
+                 r->timestamp_ms);
+}
+
+static enum hf_err send_all(struct job *j, bool jsonl, const char *const *values) {
+    enum hf_err e = HF_OK;
+    if (!*values) {
+        e = send_input(j, jsonl);
+        enum hf_err flushed = hf_flush(j->client, -1);
+        if (!e) e = flushed;
+        if (!e) (void)printf("sent %" PRId64 "\n", j->sent);
+        return e;
+    }
+    for (; *values && !e; values++) {
+        hf_message m = j->pattern;
+        hf_receipt r;
+        m.value = hf_str_of(*values);
+        e = hf_send(j->client, &m, &r);
+        if (!e) tell(&r);
+    }
+    return e;
+}
+
+/* ---- flags ---- */
+
+static int take_flags(struct job *j, const struct send *s, const char *const *headers, size_t count) {
+    static const char *const conflicts[] = {"replace", "keep", "once"};
+    j->pattern =
+        (hf_message){.topic = j->topic, .key = hf_str_of(s->key), .id = s->id, .message_id = s->message_id};
+    if (s->delay && hf_duration_parse(hf_str_of(s->delay), &j->pattern.delay_ms))
+        return cli_usage("send", "delay \"%s\": 250ms 30s 15m 2h 7d", s->delay);
+    if (s->due && hf_time_parse(hf_str_of(s->due), &j->pattern.due_ms))
+        return cli_usage("send", "due \"%s\": 2026-03-01T12:00:00Z, or milliseconds since 1970", s->due);
+    if (s->delay && s->due) return cli_usage("send", "delay and due: one of them");
+    int found = -1;
+    for (int i = 0; s->conflict && i < 3; i++)
+        if (strcmp(s->conflict, conflicts[i]) == 0) found = i;
+    if (s->conflict && found < 0)
+        return cli_usage("send", "on.conflict \"%s\": replace, keep or once", s->conflict);
+    if (found >= 0) j->pattern.on_conflict = (hf_conflict)found;
+    for (size_t i = 0; i < count; i++) {
+        const char *eq = strchr(headers[i], '=');
+        if (!eq || eq == headers[i]) return cli_usage("send", "header \"%s\": name=value", headers[i]);
+        j->headers[i] = (hf_header){hf_str_make(headers[i], (size_t)(eq - headers[i])), hf_str_of(eq + 1)};
+    }
+    j->pattern.headers = j->headers;
+    j->pattern.header_count = count;
+    return CLI_DONE;
+}
+
+int cli_send(int argc, char **argv) {
+    struct hf_config c = {0};
+    struct send s;
+    struct job j = {0};
+    const char *headers[HEADERS_MAX];
+    size_t count;
+    bool stop;
+    if (!cli_take_repeated(&argc, argv, "header", headers, HEADERS_MAX, &count))
+        return cli_usage("send", "header: name=value, at most %d", HEADERS_MAX);
+    int status = cli_settings(
+        &c, &options,
+        "holdfast send TOPIC [VALUE…] [--header k=v]… [FLAGS]   without values: a line each of stdin", argc,
+        argv, &s, &stop);
+    j.topic = c.rest[0];
+    if (!stop && !j.topic && !s.jsonl) {
+        status = cli_usage("send", "the topic is missing");
+        stop = true;
+    }
+    if (!stop && (status = take_flags(&j, &s, headers, count)) != CLI_DONE) stop = true;
+    if (!stop) {
+        enum hf_err e = cli_connect(&s.at, &j.client);
+        if (!e) e = send_all(&j, s.jsonl, c.rest + (j.topic ? 1 : 0));
+        if (e) status = cli_fail("send", e);
+        hf_close(j.client);
+    }
+    hf_config_fini(&c);
+    return status;
+}
