@@ -118,9 +118,9 @@ typedef void hf_sent(enum hf_err e, const hf_receipt *r, void *arg);
  * HF_EAGAIN: the queue is full; nothing was queued. */
 HF_API enum hf_err hf_send_async(hf_client *c, const hf_message *m, hf_sent *sent, void *arg);
 
-/* Blocks until nothing is under way, sends of other threads included; timeout_ms < 0 waits as long as it takes.
- * HF_ETIMEDOUT: some are still under way. Else the first failure since the last hf_flush of a message sent
- * without a callback. */
+/* Blocks until nothing is under way, sends of other threads included; timeout_ms < 0 waits as long as it
+ * takes. HF_ETIMEDOUT: some are still under way. Else the first failure since the last hf_flush of a message
+ * sent without a callback. */
 HF_API enum hf_err hf_flush(hf_client *c, int64_t timeout_ms);
 
 /* ---- schedules by name ---- */
