@@ -1,0 +1,81 @@
+"""The server under test, in a folder of its own on free loopback ports.
+
+    with Holdfast(binary, folder, "--num.partitions=4") as server:
+        ... server.kafka ("127.0.0.1:40123"), server.port, server.http, server.pid, server.log() ...
+"""
+
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+
+READY = re.compile(r"^ready listen=(\S+) http=(\S+) pid=(\d+)$")
+STOP_S = 20.0
+
+
+class Holdfast:
+    def __init__(self, binary, folder, *flags, wrapper=()):
+        self.binary = os.path.abspath(binary)
+        self.folder = os.path.abspath(folder)
+        self.data = os.path.join(self.folder, "data")
+        self.errors = os.path.join(self.folder, "server.log")
+        self.flags = list(flags)
+        self.wrapper = list(wrapper)  # a program that runs the server, such as strace
+        self.process = None
+
+    def start(self):
+        command = self.wrapper + [self.binary, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--http",
+                                  "127.0.0.1:0"] + self.flags
+        with open(self.errors, "a") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                                            cwd=self.folder, text=True)
+        line = self.process.stdout.readline()
+        match = READY.match(line.rstrip("\n"))
+        if not match:
+            self.process.kill()
+            self.process.wait()
+            raise RuntimeError(f"not ready: {line!r}\n{self.log()}")
+        self.kafka, self.http, self.pid = match.group(1), match.group(2), int(match.group(3))
+        self.port = int(self.kafka.rsplit(":", 1)[1])
+        return self
+
+    def stop(self, how=signal.SIGTERM):
+        """The exit status; SIGTERM is a clean stop, SIGKILL a crash."""
+        if not self.process:
+            return None
+        if self.process.poll() is None:
+            os.kill(self.pid, how)
+        try:
+            status = self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.process.stdout.close()
+        self.process = None
+        return status
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def log(self):
+        with open(self.errors, errors="replace") as f:
+            return f.read()
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def metrics(self):
+        lines = [line.rsplit(" ", 1) for line in self.get("/metrics").splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    def memory_kb(self, what="VmRSS"):
+        with open(f"/proc/{self.pid}/status") as f:
+            return int(re.search(rf"^{what}:\s+(\d+)", f.read(), re.M).group(1))
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *unused):
+        self.stop()
