@@ -90,6 +90,6 @@ int16_t server_check_epoch(const struct log_bounds *bounds, int32_t epoch);
 HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done *done, void *arg);
 
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
-    server_producers, server_health;
+    server_producers, server_health, server_txn;
 
 #endif

@@ -28,6 +28,16 @@ static const struct hf_option rows[] = {
      "Kafka connections; further ones are closed"},
     {"socket.request.max.bytes", HF_OPTION_BYTES, AT(request_max), "64MiB", 1024, 1 << 30, "BYTES",
      "largest request"},
+    {"txn.check.after", HF_OPTION_MS, AT(txn_check_after_ms), "6s", 1, HF_DAYS(365), "TIME",
+     "an undecided transaction's group is asked this long after its last half message"},
+    {"txn.check.interval", HF_OPTION_MS, AT(txn_check_interval_ms), "30s", 1, HF_DAYS(365), "TIME",
+     "and again this long after it has read the last question"},
+    {"txn.check.attempts", HF_OPTION_INT, AT(txn_check_attempts), "15", 1, 1000000, "N",
+     "questions, then the transaction is parked for an operator"},
+    {"txn.live.max", HF_OPTION_INT, AT(txn_live_max), "100000", 1, 10000000, "N",
+     "undecided transactions; further ones are refused"},
+    {"txn.destination.wait", HF_OPTION_MS, AT(txn_destination_wait_ms), "10m", 1, HF_DAYS(365), "TIME",
+     "how long a commit waits for a topic that is gone, before it ends in holdfast.rejected"},
     {"log.level", HF_OPTION_TEXT, AT(log_level), "info", 0, 0, "LEVEL", "error, warn, info or debug"},
 };
 

@@ -214,6 +214,10 @@ bool txn_wants(const struct txn *t) {
     return t->wants;
 }
 
+bool txn_busy(const struct txn *t) {
+    return t->flight.on;
+}
+
 enum hf_err txn_failed(const struct txn *t) {
     return t->failed;
 }

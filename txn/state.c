@@ -71,12 +71,12 @@ struct txn_answer txn_state_next(enum txn_state state, enum txn_event event) {
 
 const char *txn_state_name(enum txn_state s) {
     static const char *const names[TXN_STATES] = {"unknown", "prepared", "parked", "committed",
-                                                  "rolled-back"};
+                                                  "rolled back"};
     return (unsigned)s < TXN_STATES ? names[s] : "?";
 }
 
 const char *txn_outcome_name(enum txn_outcome o) {
     static const char *const names[TXN_OUTCOMES] = {"applied",    "repeated", "contradicted",
-                                                    "unknown-id", "refused",  "malformed"};
+                                                    "unknown id", "refused",  "malformed"};
     return (unsigned)o < TXN_OUTCOMES ? names[o] : "?";
 }

@@ -52,8 +52,11 @@ struct txn_options {
 HF_CHECK enum hf_err txn_open(struct engine *engine, const struct txn_options *options, int64_t now_ms,
                               struct txn **out);
 
-/* The engine must deliver no completion for it afterwards: close the engine first, or let it come to rest.
- * Waiting txn_decide calls are answered HF_ECLOSED. */
+/* A commit is under way. */
+bool txn_busy(const struct txn *t);
+
+/* The engine must deliver no completion for it afterwards: let it come to rest (txn_busy), or throw it away
+ * first. Waiting txn_decide calls are answered HF_ECLOSED. */
 void txn_close(struct txn *t);
 
 /* Moves everything on; call it when txn_wants or when the time has come that the last call returned
@@ -77,6 +80,14 @@ HF_CHECK enum hf_err txn_outcome_at(struct txn *t, int32_t partition, int64_t of
 /* e != HF_OK: not decided (HF_ECLOSED, or what the engine said). */
 typedef void txn_decided_done(void *arg, enum hf_err e, enum txn_outcome outcome);
 
+/* Where holdfast.txn ends now, to ask a question about all that was accepted before: TXN_PARTITIONS_MAX
+ * offsets. And whether everything below is processed. */
+void txn_mark(struct txn *t, int64_t *ends);
+bool txn_reached(const struct txn *t, const int64_t *ends);
+
+/* Stores what is processed without waiting for more. */
+void txn_hurry(struct txn *t);
+
 /* An operator's decision (TXN_COMMITTED or TXN_ROLLED_BACK). done is called once, by a later txn_step, when
  * the outcome is durable. HF_EAGAIN: too many wait already. */
 HF_CHECK enum hf_err txn_decide(struct txn *t, hf_str group, hf_str id, enum txn_state decision,
@@ -93,6 +104,7 @@ struct txn_view {
     int64_t decided_ms; /* 0: not decided */
     int32_t checks_sent, checks_read;
     int64_t next_check_ms; /* -1: none is planned */
+    bool durable;          /* a crash now would not take this state back */
     enum hf_err stuck;     /* why a committed one waits, HF_OK if it does not */
 };
 

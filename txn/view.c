@@ -87,6 +87,26 @@ void txn_exceptions(struct txn *t, size_t max, void (*fn)(void *arg, const struc
     }
 }
 
+void txn_mark(struct txn *t, int64_t *ends) {
+    for (int32_t p = 0; p < TXN_PARTITIONS_MAX; p++) {
+        int64_t start;
+        bool known = p < t->input_count &&
+                     engine_bounds(t->engine, HF_STR(HF_TOPIC_TXN), p, &start, &ends[p]) == HF_OK;
+        if (!known) ends[p] = 0;
+    }
+}
+
+bool txn_reached(const struct txn *t, const int64_t *ends) {
+    if (!t->loaded) return false;
+    for (int32_t p = 0; p < t->input_count; p++)
+        if (t->inputs[p].next < ends[p]) return false;
+    return true;
+}
+
+void txn_hurry(struct txn *t) {
+    t->asked = t->wants = true;
+}
+
 /* ---- transactions ---- */
 
 static struct txn_view view_of(const struct live *x) {
@@ -103,6 +123,7 @@ static struct txn_view view_of(const struct live *x) {
                              .checks_sent = x->sent,
                              .checks_read = x->counted,
                              .next_check_ms = asks ? x->wake_ms : -1,
+                             .durable = !x->dirty && !x->flying && x->stored,
                              .stuck = x->stuck};
 }
 
@@ -127,7 +148,7 @@ enum hf_err txn_show(struct txn *t, hf_str group, hf_str id, struct txn_view *ou
     }
     enum txn_state state = txn_decided_find(&t->decided, group, id);
     if (state == TXN_NONE) return HF_ENOTFOUND;
-    *out = (struct txn_view){.group = group, .id = id, .state = state, .next_check_ms = -1};
+    *out = (struct txn_view){.group = group, .id = id, .state = state, .durable = true, .next_check_ms = -1};
     return HF_OK;
 }
 
