@@ -47,7 +47,7 @@ enum {
     DEDUP_GROUP_MAX = 255,   /* bytes */
     DEDUP_ORIGIN_MAX = 249,  /* a topic's name */
     DEDUP_ID_MAX = 1024,     /* bytes of a message id */
-    DEDUP_CONNECTIONS = 1024 /* the largest pool */
+    DEDUP_CONNECTIONS = 2048 /* the largest pool */
 };
 
 enum dedup_answer {

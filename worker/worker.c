@@ -191,7 +191,7 @@ static enum hf_err open_dedup(hf_worker *w) {
     struct dedup_options d = {.url = url,
                               .lease_ms = o->lease_ms,
                               .horizon_ms = o->horizon_ms,
-                              .connections = o->concurrency + (o->redis ? 1 : 0),
+                              .connections = o->concurrency + 1, /* leases or expiry */
                               .log = dedup_log,
                               .log_arg = w};
     enum hf_err e = dedup_open(&d, &w->dedup);
@@ -215,6 +215,7 @@ static enum hf_err open_core(hf_worker *w) {
     enum hf_err e = core_open(&c, worker_mono_ms(), &w->core);
     if (!e) e = threads_open(w, o->concurrency, &w->pool);
     if (!e && o->effect == HF_EFFECT_EXTERNAL) e = leases_open(w, &w->leases);
+    if (!e && w->dedup && o->effect != HF_EFFECT_STATE) e = expiry_open(w, &w->expiry);
     return e ? no_memory() : HF_OK;
 }
 
@@ -300,6 +301,7 @@ void hf_worker_close(hf_worker *w) {
     free_ended(w);
     threads_close(w->pool);
     leases_close(w->leases);
+    expiry_close(w->expiry);
     core_close(w->core);
     dedup_close(w->dedup);
     if (w->stop_fd >= 0) close(w->stop_fd);

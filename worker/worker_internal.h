@@ -3,6 +3,7 @@
  *     run thread (hf_worker_run)   core, consumer, moves, commits            consumer_io.c, run_io.c
  *     handler threads              claim or begin, handler, done or commit   pool_io.c
  *     lease thread                 renews what runs                          lease_io.c
+ *     expiry thread                lets the dedup store forget               expiry_io.c
  *     client's thread              reports of moves                          → the queue of ended ones
  *
  * Handler threads and the client's hand deliveries back through one queue and wake the run thread by an
@@ -20,6 +21,7 @@
 
 struct threads;
 struct leases;
+struct expiry;
 
 struct counters {
     atomic_llong delivered, done, duplicates, stale, retried, dead, busy, handed_back, running, held;
@@ -37,6 +39,7 @@ struct hf_worker {
     struct core *core;
     struct threads *pool;
     struct leases *leases;
+    struct expiry *expiry;
     rd_kafka_t *consumer;
     rd_kafka_queue_t *queue;
     int wake_fd; /* something has ended, or the consumer has something */
@@ -74,6 +77,10 @@ void leases_close(struct leases *l);
 /* Renews until leases_end; sets d->lost and d->cancelled when it is another's. */
 HF_CHECK enum hf_err leases_begin(struct leases *l, struct hf_delivery *d, const struct dedup_key *key);
 void leases_end(struct leases *l, struct hf_delivery *d);
+
+/* ---- expiry_io.c ---- */
+HF_CHECK enum hf_err expiry_open(hf_worker *w, struct expiry **out);
+void expiry_close(struct expiry *x);
 
 /* ---- consumer_io.c ---- */
 HF_CHECK enum hf_err consumer_open(hf_worker *w);

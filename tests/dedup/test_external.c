@@ -432,7 +432,7 @@ static void urls_and_numbers_that_make_no_sense_are_refused(void **state) {
     }
     struct dedup *d = NULL;
     assert_int_equal(dedup_open(&(struct dedup_options){.url = "memory:", .lease_ms = -1}, &d), HF_EINVAL);
-    assert_int_equal(dedup_open(&(struct dedup_options){.url = "memory:", .connections = 1025}, &d),
+    assert_int_equal(dedup_open(&(struct dedup_options){.url = "memory:", .connections = 2049}, &d),
                      HF_EINVAL);
 }
 
