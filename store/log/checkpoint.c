@@ -7,6 +7,8 @@
  *        ─► SUPERBLOCK   the one of this generation's parity names them, synced
  *        ─► IDLE         journal files below the LSN are free
  *
+ * A full disk puts it off; nothing else may fail here [L12].
+ *
  * Why the facts may be old when they are written: they say that bytes up to a place are in the segment; a
  * sync that begins later covers them, and what came later is in the journal behind the LSN, or found by a
  * scan. */
@@ -15,6 +17,8 @@
 #include "base/crc32c.h"
 
 #include <stdio.h>
+
+enum { RETRY_US = 1000000 };
 
 bool checkpoint_idle(const struct log *l) {
     return l->checkpoint.phase == CHECKPOINT_IDLE;
@@ -38,7 +42,7 @@ void checkpoint_begin(struct log *l, bool clean) {
     snapshot_encode(l, c->generation + 1, clean, &c->snapshot);
     if (hf_buf_failed(&c->snapshot)) {
         hf_buf_fini(&c->snapshot); /* no memory: tried again after the next interval */
-        c->last_us = env_mono_us(l->env);
+        c->last_us = env_mono_us(l->env) - LOG_CHECKPOINT_US + RETRY_US;
         return;
     }
     c->phase = CHECKPOINT_PARTITIONS;
@@ -81,9 +85,18 @@ static void forget_file(struct checkpoint *c) {
     c->file = NULL;
 }
 
-static void fail(struct log *l, enum hf_err e, const char *what) {
-    forget_file(&l->checkpoint);
-    log_fail(l, e, what);
+/* On a full disk the last checkpoint stays the newest, and this one is tried again soon. */
+static void give_up(struct log *l, enum hf_err e, const char *what) {
+    struct checkpoint *c = &l->checkpoint;
+    forget_file(c);
+    if (e != HF_ENOSPC) {
+        log_fail(l, e, what);
+        return;
+    }
+    env_log(l->env, ENV_WARN, "checkpoint_put_off", "file=%s reason=\"%s\"", what, hf_err_text(e));
+    if (c->phase != CHECKPOINT_SUPERBLOCK) hf_buf_fini(&c->snapshot);
+    c->phase = CHECKPOINT_IDLE;
+    c->last_us = env_mono_us(l->env) - LOG_CHECKPOINT_US + RETRY_US;
 }
 
 static void synced(struct env_sync *s, enum hf_err e);
@@ -95,7 +108,7 @@ static void write_and_sync(struct log *l, const char *name, const void *bytes, s
     enum hf_err e = env_open(l->env, path, ENV_CREATE, &c->file);
     if (!e) e = env_write(c->file, 0, bytes, n);
     if (e) {
-        fail(l, e, path);
+        give_up(l, e, path);
         return;
     }
     c->sync = (struct env_sync){.file = c->file, .urgent = !l->open, .done = synced, .arg = l};

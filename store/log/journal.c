@@ -229,9 +229,10 @@ enum hf_err journal_open(struct log *l, uint64_t next_seq) {
     enum hf_err e = env_sync_wait(l->env, NULL, "journal");
     if (!e) e = next_file(j);
     if (!e) e = env_sync_wait(l->env, j->files->prev->file, NULL);
+    if (e) return e;
     j->durable = journal_next_lsn(j);
     j->durable_chain = j->chain;
-    return e;
+    return HF_OK;
 }
 
 static void close_files(struct journal_file *head) {

@@ -197,9 +197,10 @@ static enum hf_err stop(struct log *l) {
     enum hf_err e = log_settle(l, quiet);
     if (!e) e = trim_all(l);
     if (e) return e;
+    uint64_t before = l->checkpoint.generation;
     checkpoint_begin(l, true);
-    if (checkpoint_idle(l)) return HF_ENOMEM;
-    return log_settle(l, quiet);
+    e = log_settle(l, quiet);
+    return e || l->checkpoint.generation > before ? e : HF_ENOSPC;
 }
 
 enum hf_err log_close(struct log *l) {

@@ -149,6 +149,13 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
 
 /* ---- bringing a partition forward ---- */
 
+/* What a process before this one did to it may not be synced, even if nothing is left to do. */
+static void sync_again(struct segment *s) {
+    s->dirty = s->index_dirty = true;
+    s->p->dirty_dir = true;
+    partition_mark_dirty(s->p);
+}
+
 /* Goes on in the next segment file if the end has reached its base. */
 static enum hf_err follow_roll(struct log_partition *p) {
     struct tail *t = p->tail;
@@ -161,6 +168,7 @@ static enum hf_err follow_roll(struct log_partition *p) {
     if (old->base == p->end.offset) return HF_OK;
     old->sealed = true;
     index_seal(old);
+    sync_again(old);
     enum hf_err e = segment_trim(old);
     struct segment *s = e ? NULL : segment_add(p, t->base[t->at++]);
     if (!s) return e ? e : HF_ENOMEM;
@@ -283,11 +291,7 @@ static enum hf_err jump(struct log_partition *p) {
     old->sealed = true;
     index_seal(old);
     p->end = (struct place){s, 0, p->ceiling};
-    if (old->size == 0) {
-        p->noted_base = p->fact_base = p->ceiling;
-        segment_remove(old, true);
-    }
-    return HF_OK;
+    return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */
 }
 
 static enum hf_err finish_partition(struct log_partition *p) {
@@ -297,9 +301,7 @@ static enum hf_err finish_partition(struct log_partition *p) {
     for (e = HF_OK; !e && t->at < t->count; t->at++) e = unlink_left_over(p, t->base[t->at]);
     struct segment *s = partition_active(p);
     if (!e && !hf_mutate(10)) e = segment_trim(s);
-    s->dirty = true; /* even if nothing was cut now: an earlier recovery's cut may not be synced */
-    p->dirty_dir = true;
-    partition_mark_dirty(p);
+    sync_again(s);
     if (!e && p->ceiling > p->end.offset && !hf_mutate(6)) e = jump(p);
     at_end(p, p->end);
     return e;
@@ -397,9 +399,13 @@ static enum hf_err make_dir(struct log *l, const char *path) {
 }
 
 static enum hf_err make_file(struct log *l, const char *path) {
+    static const uint8_t sector[HF_SECTOR]; /* so that later writes need no room */
     struct hf_file *f;
     enum hf_err e = env_open(l->env, path, ENV_CREATE, &f);
-    if (!e) env_close(f);
+    if (e) return e;
+    e = env_write(f, 0, sector, sizeof sector);
+    if (!e) e = env_sync_wait(l->env, f, NULL);
+    env_close(f);
     return e;
 }
 
@@ -458,9 +464,12 @@ static bool checkpointed(struct log *l) {
 static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
     enum hf_err e = journal_open(l, top + 1);
     if (e) return e;
+    uint64_t before = l->checkpoint.generation;
     checkpoint_begin(l, false);
-    if (checkpoint_idle(l)) return HF_ENOMEM;
-    return log_settle(l, checkpointed);
+    e = log_settle(l, checkpointed);
+    if (!e && l->checkpoint.generation == before)
+        e = HF_ENOSPC; /* put off: nothing can be answered without */
+    return e;
 }
 
 static enum hf_err open_old(struct log *l) {
