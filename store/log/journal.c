@@ -195,7 +195,7 @@ void journal_recycle(struct log *l, uint64_t lsn) {
         DL_DELETE(j->files, f);
         f->seq = 0;
         bool wanted = count_files(j->spares) * l->o.journal_file_bytes < l->o.checkpoint_bytes;
-        if (wanted && f->size == l->o.journal_file_bytes) {
+        if (wanted && l->open && f->size == l->o.journal_file_bytes) {
             DL_APPEND(j->spares, f);
             continue;
         }

@@ -4,8 +4,9 @@
  *     cluster.id=<22 characters>
  *     node.id=1
  *
- * meta is written last when a store is made: a folder without it is not a store yet, and whatever a crash
- * left of the making is made again. */
+ * meta is written again by each start, since its name may be readable and lost if a sync failed, and last
+ * when a store is made: a folder without it is not a store yet, and whatever a crash left of the making is
+ * made again. */
 #include "log_internal.h"
 
 #include <stdio.h>
@@ -66,7 +67,7 @@ enum hf_err meta_write(struct log *l) {
     uint8_t id[16];
     hf_put_be64(id, env_random(l->env));
     hf_put_be64(id + 8, env_random(l->env));
-    base64url(id, l->cluster_id);
+    if (!l->cluster_id[0]) base64url(id, l->cluster_id);
     char text[META_MAX];
     int n = snprintf(text, sizeof text, "format=%d\ncluster.id=%s\nnode.id=1\n", FORMAT, l->cluster_id);
     struct hf_file *f;

@@ -393,15 +393,44 @@ static bool other_folder(void *arg, const char *name) {
 
 /* ---- a new store ---- */
 
-static enum hf_err make_dir(struct log *l, const char *path) {
-    enum hf_err e = env_mkdir(l->env, path);
-    return e == HF_EEXIST ? HF_OK : e;
+/* Making starts over each time: an entry left by an earlier try may be readable and lost, if its sync failed.
+ */
+struct wipe {
+    struct log *l;
+    const char *dir;
+    int depth; /* of folders below */
+    enum hf_err e;
+};
+
+static bool wipe_one(void *arg, const char *name) {
+    struct wipe *w = arg;
+    char path[LOG_PATH * 2];
+    snprintf(path, sizeof path, "%s/%s", w->dir, name);
+    struct wipe below = {w->l, path, w->depth - 1, HF_OK};
+    if (w->depth == 0) {
+        w->e = env_unlink(w->l->env, path);
+    } else {
+        w->e = env_list(w->l->env, path, wipe_one, &below);
+        if (!w->e) w->e = below.e;
+        if (!w->e) w->e = env_rmdir(w->l->env, path);
+    }
+    return w->e == HF_OK;
+}
+
+static enum hf_err make_dir(struct log *l, const char *path, int depth) {
+    struct wipe w = {l, path, depth, HF_OK};
+    enum hf_err e = env_list(l->env, path, wipe_one, &w);
+    if (!e) e = w.e;
+    if (!e) e = env_rmdir(l->env, path);
+    if (e && e != HF_ENOTFOUND) return e;
+    return env_mkdir(l->env, path);
 }
 
 static enum hf_err make_file(struct log *l, const char *path) {
     static const uint8_t sector[HF_SECTOR]; /* so that later writes need no room */
     struct hf_file *f;
-    enum hf_err e = env_open(l->env, path, ENV_CREATE, &f);
+    enum hf_err e = env_unlink(l->env, path);
+    if (!e || e == HF_ENOTFOUND) e = env_open(l->env, path, ENV_CREATE, &f);
     if (e) return e;
     e = env_write(f, 0, sector, sizeof sector);
     if (!e) e = env_sync_wait(l->env, f, NULL);
@@ -416,17 +445,17 @@ static bool is_foreign(void *arg, const char *name) {
 }
 
 static enum hf_err make_store(struct log *l) {
-    static const char *const dirs[] = {"topics", "journal", "runs", "trash"};
+    static const char *const dirs[] = {"journal", "runs", "topics", "trash"}; /* the last two hold folders */
     static const char *const files[] = {"superblock-0", "superblock-1", "snapshot-0", "snapshot-1"};
-    enum hf_err e = HF_OK;
-    for (int i = 0; !e && i < 4; i++) e = make_dir(l, dirs[i]);
-    for (int i = 0; !e && i < 4; i++) e = make_file(l, files[i]);
     bool foreign = false;
-    if (!e) e = env_list(l->env, "topics", is_foreign, &foreign);
+    enum hf_err e = env_list(l->env, "topics", is_foreign, &foreign);
+    if (e == HF_ENOTFOUND) e = HF_OK;
     if (!e && foreign) {
         env_log(l->env, ENV_ERROR, "meta_missing", "hint=\"topics/ has folders, but there is no file meta\"");
         return HF_ECORRUPT;
     }
+    for (int i = 0; !e && i < 4; i++) e = make_dir(l, dirs[i], i < 2 ? 0 : 1);
+    for (int i = 0; !e && i < 4; i++) e = make_file(l, files[i]);
     struct hf_file *metadata = NULL;
     if (!e) e = topic_folder_create(l->state.p, &metadata);
     if (metadata) {
@@ -441,15 +470,15 @@ static enum hf_err make_store(struct log *l) {
 
 /* ---- start ---- */
 
-/* Files that recovery does not need any more are ready for use. */
+/* After a clean stop the files are ready for use. After a crash their names may be lost (a failed sync): they
+ * are unlinked when the first checkpoint has ended, and new ones are made. */
 static uint64_t sort_journal(struct log *l, const struct superblock *sb) {
     struct journal *j = &l->journal;
     struct journal_file *f, *next;
     uint64_t top = sb->lsn >> 32;
     DL_FOREACH_SAFE(j->files, f, next) {
         if (f->seq > top) top = f->seq;
-        bool needed = !l->clean && (f->seq == 0 || f->seq >= sb->lsn >> 32);
-        if (needed || f->size != l->o.journal_file_bytes) continue;
+        if (!l->clean || f->size != l->o.journal_file_bytes) continue;
         DL_DELETE(j->files, f);
         f->seq = 0;
         DL_APPEND(j->spares, f);
@@ -505,8 +534,8 @@ enum hf_err recovery_run(struct log *l) {
         if (!e) e = replay_scan(l);
         l->clean = true;
         if (!e) e = begin_incarnation(l, sort_journal(l, &none));
-        if (!e) e = meta_write(l);
     }
+    if (!e) e = meta_write(l);
     for (struct topic *t = l->topics; t; t = t->hh.next)
         for (int32_t i = 0; i < t->partitions; i++) forget_tail(t->partition[i]);
     return e ? e : l->failed;

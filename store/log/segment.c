@@ -134,7 +134,11 @@ static enum hf_err allocate(struct segment *s, uint64_t upto) {
         uint64_t most = s->p->topic->config.segment_bytes;
         if (s->allocated < most && s->allocated + n > most && most >= upto) n = most - s->allocated;
         enum hf_err e = env_allocate(s->file, s->allocated, n);
-        if (e) return e;
+        if (e) {
+            uint64_t size; /* what failed may have happened in part */
+            if (env_size(s->file, &size) == HF_OK && size > s->allocated) s->allocated = size;
+            return e;
+        }
         s->allocated += n;
         if (s->step < LOG_ALLOC_MAX) s->step *= 2;
     }

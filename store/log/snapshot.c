@@ -8,6 +8,7 @@
 #include "base/crc32c.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { VERSION = 1, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
 
@@ -39,13 +40,21 @@ bool superblock_decode(const uint8_t *p, struct superblock *out) {
     return hf_get_be32(p + 4) == VERSION && out->snapshot_bytes <= SNAPSHOT_MAX;
 }
 
+/* As the disk has it, for the same reason as the journal [L9]: the other one is overwritten next. */
 static enum hf_err read_one(struct log *l, const char *path, uint8_t sector[HF_SECTOR]) {
     struct hf_file *f;
-    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    enum hf_err e = env_open(l->env, path, ENV_WRITE, &f);
     if (e) return e;
-    size_t got;
-    e = env_read(f, 0, sector, HF_SECTOR, &got);
+    e = env_sync_wait(l->env, f, NULL);
+    env_close(f);
+    if (!e) e = env_open(l->env, path, ENV_READ | ENV_DIRECT, &f);
+    if (e) return e;
+    size_t got = 0;
+    uint8_t *page = aligned_alloc(LOG_PAGE, LOG_PAGE);
+    e = page ? env_read(f, 0, page, LOG_PAGE, &got) : HF_ENOMEM;
     if (!e && got < HF_SECTOR) e = HF_ENOTFOUND;
+    if (!e) memcpy(sector, page, HF_SECTOR);
+    free(page);
     env_close(f);
     return e;
 }
