@@ -136,7 +136,7 @@ bool group_is_idle(const struct group *g) {
     return g->state == GROUP_EMPTY && !g->expected && !g->offsets && g->commits_under_way == 0;
 }
 
-/* Leaves joins and syncs unanswered: none are left, or the whole is being closed. */
+/* No request waits any more. */
 void group_free(struct groups *gs, struct group *g) {
     HASH_DEL(gs->groups, g);
     struct member *m, *mtmp;

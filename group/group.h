@@ -62,8 +62,8 @@ struct groups_options {
 /* Reads the committed offsets, also if there are more than the limits now allow. HF_ENOMEM, HF_ECORRUPT. */
 HF_CHECK enum hf_err groups_open(struct engine *e, const struct groups_options *options, struct groups **out);
 
-/* Answers nothing. The engine must not complete a commit of ours after this: let it finish or crash it
- * before. */
+/* Whatever waits is answered GROUP_UNAVAILABLE. The engine must not complete a commit of ours after this: let
+ * it finish (groups_stats tells) or crash it before. */
 void groups_close(struct groups *gs);
 
 /* Fires what is due; starts commits that waited for the engine. Returns the time of the next call at the

@@ -465,17 +465,21 @@ enum hf_err offsets_restore(struct groups *gs) {
     return r.e;
 }
 
-static void free_list(struct commit **list) {
+static void drop_list(struct commit **list) {
     struct commit *c, *tmp;
     DL_FOREACH_SAFE(*list, c, tmp) {
         DL_DELETE(*list, c);
+        if (c->committed)
+            c->committed(c->arg, GROUP_UNAVAILABLE, NULL);
+        else
+            c->deleted(c->arg, GROUP_UNAVAILABLE);
         commit_free(c);
     }
 }
 
 void offsets_close(struct groups *gs) {
-    free_list(&gs->waiting);
-    free_list(&gs->started);
+    drop_list(&gs->waiting);
+    drop_list(&gs->started);
 }
 
 void offsets_check(const struct groups *gs, const struct group *g) {

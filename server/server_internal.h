@@ -89,7 +89,12 @@ int16_t server_check_epoch(const struct log_bounds *bounds, int32_t epoch);
  * already; HF_ENOTFOUND: not allowed; HF_EINVAL: no legal name. */
 HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done *done, void *arg);
 
+/* A topic is to be deleted: fn gets each state key of its committed offsets, to be dropped in the same
+ * record; and when it is gone, the coordinator forgets them. */
+void server_offset_keys(struct server *s, hf_str topic, void (*fn)(void *arg, hf_str key), void *arg);
+void server_offsets_deleted(struct server *s, hf_str topic);
+
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
-    server_producers, server_health, server_txn;
+    server_producers, server_groups, server_health, server_txn;
 
 #endif

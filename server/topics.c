@@ -14,11 +14,15 @@
 struct change {
     struct server_wait *wait;
     int16_t *error; /* in the answer: looked at only while wait->rq is there */
+    struct server *server;
+    size_t deleted_n; /* 0: a creation */
+    char deleted[HF_TOPIC_NAME_MAX];
 };
 
 static void on_changed(void *arg, enum hf_err e) {
     struct change *c = arg;
     if (c->wait->rq) *c->error = kafka_error_of(e);
+    if (!e && c->deleted_n > 0) server_offsets_deleted(c->server, hf_str_make(c->deleted, c->deleted_n));
     server_wait_done(c->wait);
     free(c);
 }
@@ -26,7 +30,7 @@ static void on_changed(void *arg, enum hf_err e) {
 static struct change *begin_change(struct server_wait *w, int16_t *error) {
     struct change *c = malloc(sizeof(*c));
     if (!c) return NULL;
-    *c = (struct change){w, error};
+    *c = (struct change){.wait = w, .error = error};
     server_wait_more(w);
     return c;
 }
@@ -182,25 +186,15 @@ static void on_create(void *state, struct broker_request *rq) {
 
 /* Keys of committed offsets of one topic, whichever group's: they go with it. */
 struct offset_keys {
-    hf_str topic;
     struct hf_arena arena;
     hf_str *keys;
     size_t count, room;
     bool no_memory;
 };
 
-/* "offset/" group 0 topic 0 partition */
-static bool key_is_of_topic(hf_str key, hf_str topic) {
-    const char *end = key.p + key.n;
-    const char *a = memchr(key.p, 0, key.n);
-    const char *b = a ? memchr(a + 1, 0, (size_t)(end - a - 1)) : NULL;
-    return b && hf_str_eq(hf_str_make(a + 1, (size_t)(b - a - 1)), topic);
-}
-
-static void collect_key(void *arg, hf_str key, hf_str value) {
-    (void)value;
+static void collect_key(void *arg, hf_str key) {
     struct offset_keys *o = arg;
-    if (o->no_memory || !key_is_of_topic(key, o->topic)) return;
+    if (o->no_memory) return;
     if (o->count == o->room) {
         size_t room = o->room ? o->room * 2 : 16;
         hf_str *keys = realloc(o->keys, room * sizeof(*keys));
@@ -220,9 +214,13 @@ static void collect_key(void *arg, hf_str key, hf_str value) {
 
 static enum hf_err delete_topic(struct server *s, hf_str name, struct change *c) {
     enum { KEYS_BYTES_MAX = 64 << 20 };
-    struct offset_keys o = {.topic = name};
+    if (name.n > sizeof(c->deleted)) return HF_ENOTFOUND;
+    c->server = s;
+    c->deleted_n = name.n;
+    if (name.n) memcpy(c->deleted, name.p, name.n);
+    struct offset_keys o = {0};
     hf_arena_init(&o.arena, KEYS_BYTES_MAX);
-    engine_state_each(s->engine, HF_STR("offset/"), collect_key, &o);
+    server_offset_keys(s, name, collect_key, &o);
     enum hf_err e = o.no_memory ? HF_ENOMEM : log_topic_delete(s->log, name, o.keys, o.count, on_changed, c);
     free(o.keys);
     hf_arena_fini(&o.arena);
