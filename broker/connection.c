@@ -321,13 +321,6 @@ static void read_on(struct broker_connection *c) {
     }
 }
 
-/* While reading is held back, a reset shows only here. */
-static bool reset_by_client(const struct broker_connection *c) {
-    int e = 0;
-    socklen_t n = sizeof(e);
-    return getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &e, &n) == 0 && e != 0;
-}
-
 static void on_io(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     struct broker_connection *c = arg;
@@ -336,12 +329,8 @@ static void on_io(evutil_socket_t fd, short what, void *arg) {
     if (what & EV_CLOSED) begin_leaving(c);
     if (!(what & (EV_READ | EV_CLOSED))) return;
     c->can_read = true;
-    if (may_read(c)) {
-        touch(c);
-        read_on(c);
-    } else if (reset_by_client(c)) {
-        connection_close(c);
-    }
+    touch(c);
+    read_on(c);
 }
 
 /* ---- requests in order ---- */
@@ -418,6 +407,13 @@ static void write_some(struct broker_connection *c) {
 
 /* ---- after each batch of events ---- */
 
+/* While reading is held back, a reset shows only here. */
+static bool reset_by_client(const struct broker_connection *c) {
+    int e = 0;
+    socklen_t n = sizeof(e);
+    return getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &e, &n) == 0 && e != 0;
+}
+
 /* An answer may let the next request start, which may be answered at once, and let more be read. */
 static void settle(struct broker_connection *c) {
     do {
@@ -426,6 +422,7 @@ static void settle(struct broker_connection *c) {
         start_requests(c);
     } while (c->first && c->first->progress == BROKER_ANSWERED);
     if (c->can_read && may_read(c)) event_active(c->io, EV_READ, 0);
+    if (c->fd >= 0 && c->first && !may_read(c) && reset_by_client(c)) connection_close(c);
     if (c->ended && c->fd >= 0 && !c->first && evbuffer_get_length(c->out) == 0) connection_close(c);
 }
 
