@@ -101,7 +101,7 @@ uint64_t hf_sim_trace(const struct hf_sim *sim);
 /* The n-th call from now that can fail, reads included, fails with e; n = 0 takes it back. HF_ENOSPC strikes
  * only what takes space and is HF_EIO elsewhere. A failing write may have happened in part. A failing sync
  * leaves its bytes readable but clean: no later sync writes them, and power loss or a direct read shows what
- * the disk has. */
+ * the disk has. A failing sync of a folder leaves its changes as they were. */
 void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e);
 
 /* Whether the fault asked for has struck. */

@@ -157,12 +157,13 @@ void sim_move(struct hf_sim *sim, struct sim_inode *from_dir, const char *from, 
     if (from_dir != to_dir || strcmp(from, to) != 0) entries_drop(sim, &from_dir->now, from, child);
 }
 
-/* Applies what the stamp covers; of a failed sync, any of it. */
+/* Applies what the stamp covers. A failed sync of a folder decides nothing: a file system whose own journal
+ * fails stops altogether, so there is no folder that is clean, readable and lost. */
 void sim_dir_synced(struct hf_sim *sim, struct sim_inode *dir, uint64_t stamp, bool ok) {
     size_t seen = 0;
-    while (seen < dir->change_count && dir->changes[seen].stamp <= stamp) {
+    while (ok && seen < dir->change_count && dir->changes[seen].stamp <= stamp) {
         struct sim_change *c = &dir->changes[seen++];
-        if (ok || sim_one_in(sim, 2)) change_apply(sim, dir, c);
+        change_apply(sim, dir, c);
         change_end(sim, dir, c);
     }
     dir->change_count -= seen;

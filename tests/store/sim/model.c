@@ -245,6 +245,18 @@ void model_topic_is(struct model *m, int topic, bool there, const uint8_t uuid[1
     t->unsure = false;
 }
 
+static int64_t low_water(const struct model *m, int topic, int partition) {
+    const struct model_topic *t = &m->topics[topic];
+    return t->released[partition] > t->asked[partition] ? t->released[partition] : t->asked[partition];
+}
+
+void model_start_is(struct model *m, int topic, int partition, int64_t start) {
+    if (start > low_water(m, topic, partition))
+        model_broken(m, "M1", "%s-%d starts at %lld, needed from %lld", m->topics[topic].name, partition,
+                     (long long)start, (long long)low_water(m, topic, partition));
+    if (start > m->topics[topic].released[partition]) m->topics[topic].released[partition] = start;
+}
+
 void model_sweep_begin(struct model *m) {
     for (uint32_t i = 0; i < m->message_count; i++) m->messages[i].found = 0;
 }
@@ -262,10 +274,7 @@ static bool whole(const struct message *x) {
 
 /* Its records may be gone because a commit said that nobody needs them. */
 static bool released(const struct model *m, const struct message *x) {
-    const struct model_topic *t = &m->topics[x->topic];
-    int64_t low = t->released[x->partition] > t->asked[x->partition] ? t->released[x->partition]
-                                                                     : t->asked[x->partition];
-    return (x->base >= 0 ? x->base : x->floor) < low;
+    return (x->base >= 0 ? x->base : x->floor) < low_water(m, x->topic, x->partition);
 }
 
 /* M5: nothing that is there lies above something lost. */

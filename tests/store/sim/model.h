@@ -148,6 +148,8 @@ void model_uncommitted(struct model *m, struct model_commit *c, bool refused);
 void model_crashed(struct model *m);
 /* 2. Topics are told one by one (model_topic_is), then every record of every partition. */
 void model_topic_is(struct model *m, int topic, bool there, const uint8_t uuid[16]);
+/* M1: a partition starts where commits allow; an unknown one may have moved it. */
+void model_start_is(struct model *m, int topic, int partition, int64_t start);
 void model_sweep_begin(struct model *m);
 void model_sweep_record(struct model *m, int topic, int partition, const struct krecord *r);
 /* 3. Decides every unknown; `power`: the crash was one. value_of tells what the store holds: under a key,

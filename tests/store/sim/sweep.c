@@ -247,12 +247,7 @@ static void sweep_partition(struct run *r, int topic, int partition) {
     if (b.start > b.high || b.high > b.end || b.stable > b.end)
         model_broken(m, "M12", "bounds %lld %lld %lld", (long long)b.start, (long long)b.high,
                      (long long)b.end);
-    int64_t low = m->topics[topic].released[partition] > m->topics[topic].asked[partition]
-                      ? m->topics[topic].released[partition]
-                      : m->topics[topic].asked[partition];
-    if (b.start > low)
-        model_broken(m, "M1", "%s-%d starts at %lld, needed from %lld", m->topics[topic].name, partition,
-                     (long long)b.start, (long long)low);
+    model_start_is(m, topic, partition, b.start);
     for (int64_t at = b.start; at < b.high && !m->broken;) {
         enum hf_err e = sweep_slice(r, topic, partition, at, 8192, sweep_record, &at, NULL);
         if (e == HF_ECRASHED) return;
