@@ -14,7 +14,8 @@
  *
  * A failed sync does what Linux does: the pages count as clean, so later syncs skip them; the cache shows
  * them still; the disk has any of the versions up to there. Sectors are then clean with cache ≠ disk, until
- * stored to again, or evicted.
+ * stored to again, or evicted. Sizes go through the file system's own journal and stay undecided: if that
+ * fails, the file system stops.
  *
  * Memory: mappings need addresses that never move, so each file has a slab, a reservation of address space
  * in which only touched pages cost anything. Slabs are kept for later files and machines: a seed costs no
@@ -258,8 +259,10 @@ void sim_file_synced(struct hf_sim *sim, struct sim_inode *i, uint64_t stamp, bo
         s->listed = false;
     }
     i->unclean_count = left;
-    settle_sizes(sim, luck, i, stamp);
-    if (!ok) i->lost = true;
+    if (ok)
+        settle_sizes(sim, SIM_NEWEST, i, stamp);
+    else
+        i->lost = true;
 }
 
 /* ---- crashes ---- */
