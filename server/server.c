@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { STEP_MS_MAX = 100 };
+enum { STEP_MS_MAX = 100, REASON_ROOM = 64 << 10 };
 
 void *server_state(const struct server *s, const struct server_part *part) {
     for (size_t i = 0; i < s->opened; i++)
@@ -45,6 +45,9 @@ static void on_created(void *arg, enum hf_err e) {
 static enum hf_err create_topic(struct server *s, hf_str name) {
     struct creation c = {false, HF_OK};
     struct log_topic_config config = {.partitions = 1, .internal = true, .append_time = true};
+    /* A rejected message is a message with a reason: it always fits. */
+    if (hf_str_is(name, HF_TOPIC_REJECTED))
+        config.message_max = (size_t)s->settings->message_max + REASON_ROOM;
     enum hf_err e = log_topic_create(s->log, name, &config, on_created, &c);
     if (e == HF_EEXIST) return HF_OK;
     if (e) return e;

@@ -95,6 +95,6 @@ void server_offset_keys(struct server *s, hf_str topic, void (*fn)(void *arg, hf
 void server_offsets_deleted(struct server *s, hf_str topic);
 
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
-    server_producers, server_groups, server_health, server_txn;
+    server_producers, server_groups, server_delay, server_txn, server_health;
 
 #endif
