@@ -32,8 +32,10 @@ struct connection {
     size_t to_send; /* sendfile: bytes of the answer under way that are left */
 };
 
+enum mode { DURABLE, COPY, SENDFILE };
+
 struct floor {
-    enum { DURABLE, COPY, SENDFILE } mode;
+    enum mode mode;
     int file;
     uint8_t *map;
     size_t at;
@@ -166,7 +168,7 @@ int main(int argc, char **argv) {
         fputs("usage: floor durable FILE | copy FILE | sendfile FILE BYTES\n", stderr);
         return 2;
     }
-    f.mode = mode;
+    f.mode = (enum mode)mode;
     if (mode == SENDFILE) f.answer_bytes = strtoul(argv[3], NULL, 10);
     prepare_file(&f, argv[2]);
     f.epoll = epoll_create1(EPOLL_CLOEXEC);
