@@ -22,8 +22,8 @@ static bool can_happen(enum txn_state s, enum txn_event e) {
 
 static void decided_states_are_never_left(void **unused) {
     (void)unused;
-    for (int e = 0; e < TXN_EVENTS; e++) {
-        for (int s = TXN_COMMITTED; s <= TXN_ROLLED_BACK; s++) {
+    for (enum txn_event e = 0; e < TXN_EVENTS; e++) {
+        for (enum txn_state s = TXN_COMMITTED; s <= TXN_ROLLED_BACK; s++) {
             if (!can_happen(s, e)) continue;
             struct txn_answer a = txn_state_next(s, e);
             assert_int_equal(a.next, s);
@@ -36,7 +36,7 @@ static void decided_states_are_never_left(void **unused) {
 
 static void first_decision_is_applied_whether_prepared_or_parked(void **unused) {
     (void)unused;
-    for (int s = TXN_PREPARED; s <= TXN_PARKED; s++) {
+    for (enum txn_state s = TXN_PREPARED; s <= TXN_PARKED; s++) {
         struct txn_answer commit = txn_state_next(s, TXN_COMMIT), rollback = txn_state_next(s, TXN_ROLLBACK);
         assert_int_equal(commit.next, TXN_COMMITTED);
         assert_int_equal(commit.outcome, TXN_APPLIED);
@@ -47,7 +47,7 @@ static void first_decision_is_applied_whether_prepared_or_parked(void **unused) 
 
 static void decisions_of_unknown_ids_leave_nothing_behind(void **unused) {
     (void)unused;
-    for (int e = TXN_COMMIT; e <= TXN_ROLLBACK; e++) {
+    for (enum txn_event e = TXN_COMMIT; e <= TXN_ROLLBACK; e++) {
         struct txn_answer a = txn_state_next(TXN_NONE, e);
         assert_int_equal(a.next, TXN_NONE);
         assert_int_equal(a.outcome, TXN_UNKNOWN_ID);
@@ -63,8 +63,8 @@ static void every_cell_is_as_the_diagram_says(void **unused) {
                                                     [TXN_COMMITTED] = "CC CC CR CC CC --",
                                                     [TXN_ROLLED_BACK] = "RC RC RC RR RC --"};
     static const char states[] = "NPKCR", outcomes[] = "ARCUX";
-    for (int s = 0; s < TXN_STATES; s++) {
-        for (int e = 0; e < TXN_EVENTS; e++) {
+    for (enum txn_state s = 0; s < TXN_STATES; s++) {
+        for (enum txn_event e = 0; e < TXN_EVENTS; e++) {
             const char *cell = diagram[s] + 3 * e;
             assert_int_equal(cell[0] != '-', can_happen(s, e));
             if (cell[0] == '-') continue;
