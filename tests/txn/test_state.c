@@ -22,7 +22,7 @@ static bool can_happen(enum txn_state s, enum txn_event e) {
 
 static void decided_states_are_never_left(void **unused) {
     (void)unused;
-    for (enum txn_event e = 0; e < TXN_EVENTS; e++) {
+    for (enum txn_event e = 0; e < (enum txn_event)TXN_EVENTS; e++) {
         for (enum txn_state s = TXN_COMMITTED; s <= TXN_ROLLED_BACK; s++) {
             if (!can_happen(s, e)) continue;
             struct txn_answer a = txn_state_next(s, e);
@@ -63,8 +63,8 @@ static void every_cell_is_as_the_diagram_says(void **unused) {
                                                     [TXN_COMMITTED] = "CC CC CR CC CC --",
                                                     [TXN_ROLLED_BACK] = "RC RC RC RR RC --"};
     static const char states[] = "NPKCR", outcomes[] = "ARCUX";
-    for (enum txn_state s = 0; s < TXN_STATES; s++) {
-        for (enum txn_event e = 0; e < TXN_EVENTS; e++) {
+    for (enum txn_state s = 0; s < (enum txn_state)TXN_STATES; s++) {
+        for (enum txn_event e = 0; e < (enum txn_event)TXN_EVENTS; e++) {
             const char *cell = diagram[s] + 3 * e;
             assert_int_equal(cell[0] != '-', can_happen(s, e));
             if (cell[0] == '-') continue;
