@@ -1,0 +1,247 @@
+#!/usr/bin/python3
+"""holdfast serve as a process: settings and exit statuses, the ready line, systemd's notification, the lock, and by
+strace: no answer to acks=all before a sync returned, fetches by sendfile, a failed sync ends the process.
+
+    serve.py BINARY
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(here, "..", "support"))
+sys.dont_write_bytecode = True
+from holdfast import Holdfast  # noqa: E402
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
+
+binary = os.path.abspath(sys.argv[1])
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def run(*args, env=None):
+    return subprocess.run([binary, *args], capture_output=True, text=True, timeout=20, env=dict(os.environ, **(env or {})))
+
+
+# ---- settings ----
+
+@test
+def exit_statuses_and_usage(folder):
+    assert run().returncode == 2
+    assert run("nonsense").returncode == 2
+    assert run("help").returncode == 0
+    out = run("serve", "--help")
+    assert out.returncode == 0 and "--max.message.bytes" in out.stdout
+    out = run("serve", "--nonsense")
+    assert out.returncode == 2 and "unknown flag --nonsense" in out.stderr
+    out = run("serve", "stray")
+    assert out.returncode == 2 and "stray" in out.stderr
+
+
+@test
+def a_public_address_is_refused_without_insecure_bind(folder):
+    for flags in (["--listen", "0.0.0.0:0"], ["--listen", "[::]:0"], ["--http", "0.0.0.0:0"], ["--listen", "10.0.0.1:9"]):
+        out = run("serve", "--data", folder, *flags)
+        assert out.returncode == 2 and "--insecure-bind" in out.stderr, (flags, out)
+    for flags in (["--listen", "[::1]:0"], ["--listen", "localhost:0"]):
+        assert run("serve", "--check-config", *flags).returncode == 0
+    assert run("serve", "--check-config", "--listen", "0.0.0.0:0", "--insecure-bind").returncode == 0
+    assert run("serve", "--data", folder, "--listen", "nowhere").returncode == 2
+
+
+@test
+def settings_come_from_file_environment_and_flags(folder):
+    path = os.path.join(folder, "holdfast.conf")
+    with open(path, "w") as f:
+        f.write("num.partitions = 3\nsegment.bytes = 2MiB\n")
+    out = run("serve", "--config", path, "--print-config", "--segment.bytes", "4MiB", env={"HOLDFAST_LISTEN": "127.0.0.1:1"})
+    assert out.returncode == 0, out
+    assert "num.partitions = 3\n" in out.stdout and "segment.bytes = 4194304\n" in out.stdout
+    assert "listen = 127.0.0.1:1\n" in out.stdout
+    with open(path, "w") as f:
+        f.write(out.stdout)
+    assert run("serve", "--config", path, "--print-config").stdout == out.stdout
+    with open(path, "w") as f:
+        f.write("num.partitionz = 3\n")
+    out = run("serve", "--config", path, "--check-config")
+    assert out.returncode == 2 and "num.partitionz" in out.stderr
+
+
+# ---- the process ----
+
+@test
+def ready_line_health_and_a_clean_stop(folder):
+    server = Holdfast(binary, folder).start()
+    assert server.get("/healthz") == "ok\n" and server.get("/readyz") == "ready\n"
+    assert "# TYPE holdfast_connections gauge" in server.get("/metrics")
+    assert server.stop(signal.SIGTERM) == 0
+    server.start()
+    assert server.stop(signal.SIGINT) == 0
+
+
+@test
+def systemd_is_told(folder):
+    path = os.path.join(folder, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(path)
+        s.settimeout(10)
+        os.environ["NOTIFY_SOCKET"] = path
+        try:
+            with Holdfast(binary, folder):
+                assert s.recv(100) == b"READY=1"
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+
+
+@test
+def a_second_server_on_the_same_folder_names_the_first(folder):
+    with Holdfast(binary, folder) as server:
+        out = run("serve", "--data", server.data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+        assert out.returncode == 1 and str(server.pid) in out.stderr, out
+
+
+@test
+def a_port_in_use_is_a_failure_with_a_line(folder):
+    with Holdfast(binary, folder) as server:
+        out = run("serve", "--data", os.path.join(folder, "other"), "--listen", server.kafka, "--http", "")
+        assert out.returncode == 1 and "listen_failed" in out.stderr and server.kafka in out.stderr, out
+
+
+@test
+def clients_are_told_the_advertised_address(folder):
+    with Holdfast(binary, folder, "--advertise", "broker.example:19092") as server:
+        out = subprocess.run(["kcat", "-L", "-b", server.kafka], capture_output=True, text=True, timeout=20).stdout
+        assert "at broker.example:19092" in out, out
+
+
+@test
+def a_stop_is_quick_while_consumers_wait(folder):
+    with Holdfast(binary, folder) as server:
+        consumer = KafkaConsumer("t", bootstrap_servers=server.kafka, fetch_max_wait_ms=20000, request_timeout_ms=30000)
+        consumer.poll(timeout_ms=300)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 1.5
+        consumer.close(autocommit=False)
+
+
+# ---- under strace ----
+
+def traced(folder, *flags):
+    trace = os.path.join(folder, "trace")
+    return trace, Holdfast(binary, folder, wrapper=["strace", "-f", "-qq", "-o", trace, *flags])
+
+
+def calls(trace):
+    """(name, text) of each system call at its return; a call that was interrupted in the listing is put together."""
+    begun = {}
+    with open(trace, errors="replace") as f:
+        for line in f:
+            pid, _, text = line.rstrip("\n").partition(" ")
+            text = text.strip()
+            if text.endswith("<unfinished ...>"):
+                begun[pid] = text[:-len("<unfinished ...>")]
+                yield "begin " + begun[pid].split("(")[0], text
+                continue
+            resumed = re.match(r"<\.\.\. (\w+) resumed>(.*)", text)
+            if resumed:
+                text = begun.pop(pid, resumed.group(1) + "(") + resumed.group(2)
+            elif "(" in text:
+                yield "begin " + text.split("(")[0], text
+            if "(" in text:
+                yield text.split("(")[0], text
+
+
+@test
+def acks_all_is_answered_after_its_sync_and_fetches_use_sendfile(folder):
+    trace, server = traced(folder, "-s", "1000", "-e", "trace=read,write,writev,fdatasync,fsync,sync_file_range,sendfile")
+    with server:
+        producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0)
+        for i in range(50):
+            producer.send("synced", value=b"MARK%04d" % i).get(20)
+        producer.close()
+        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=10000)
+        consumer.assign([TopicPartition("synced", 0)])
+        consumer.seek_to_beginning()
+        assert sum(1 for _, record in zip(range(50), consumer)) == 50
+        consumer.close()
+    produce = sendfiles = answered = 0
+    waiting = None  # descriptor of the connection whose produce was read
+    synced = begun = False
+    for name, text in calls(trace):
+        if name == "read" and "MARK" in text:
+            produce += 1
+            waiting, synced, begun = re.match(r"read\((\d+)", text).group(1), False, False
+        elif name in ("begin fdatasync", "begin fsync") and waiting:
+            begun = True
+        elif name in ("fdatasync", "fsync") and waiting and begun and text.endswith("= 0"):
+            synced = True
+        elif name in ("begin write", "begin writev") and waiting and re.match(rf"writev?\({waiting},", text):
+            assert synced, f"answered before its sync: {text}"
+            answered += 1
+            waiting = None
+        elif name == "sendfile":
+            sendfiles += 1
+    assert produce >= 50 and answered >= 50, (produce, answered)
+    assert sendfiles > 0
+
+
+@test
+def a_failed_sync_ends_the_process_with_a_clear_line(folder):
+    _, server = traced(folder, "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:when=40+")
+    with server:
+        producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0, retries=0)
+        answered = 0
+        try:
+            for i in range(200):
+                producer.send("t", value=b"x").get(3)
+                answered += 1
+        except Exception:
+            pass
+        end = time.monotonic() + 10
+        while server.alive() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not server.alive() and 0 < answered < 200, answered
+        status = server.process.returncode
+        producer.close(timeout=1)
+    assert status == 1, status
+    assert "stopped:" in server.log(), server.log()[-500:]
+    server.wrapper = []
+    with server:
+        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=3000)
+        consumer.assign([TopicPartition("t", 0)])
+        consumer.seek_to_beginning()
+        assert sum(1 for _ in consumer) >= answered
+        consumer.close()
+
+
+def main():
+    failed = 0
+    wanted = sys.argv[2:]
+    for function in TESTS:
+        if wanted and function.__name__ not in wanted:
+            continue
+        with tempfile.TemporaryDirectory(prefix="holdfast-serve-") as folder:
+            began = time.monotonic()
+            try:
+                function(folder)
+                print(f"ok      {function.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+            except Exception as e:
+                failed += 1
+                print(f"FAILED  {function.__name__}: {type(e).__name__}: {e}", flush=True)
+                import traceback
+                traceback.print_exc()
+    return 1 if failed else 0
+
+
+sys.exit(main())
