@@ -38,6 +38,20 @@ static size_t bytes_needed(const struct delivery_source *s, hf_str id, hf_str or
     return n;
 }
 
+/* A handler sees a message that went round by retry.<group> where it came from: it may decide by the topic.
+ */
+static void show_origin(struct hf_delivery *d) {
+    int64_t partition, offset;
+    hf_str topic = hf_delivery_header(d, HF_HDR_DLQ_TOPIC);
+    if (topic.n == 0 || hf_str_int(hf_delivery_header(d, HF_HDR_DLQ_PARTITION), &partition) != HF_OK ||
+        hf_str_int(hf_delivery_header(d, HF_HDR_DLQ_OFFSET), &offset) != HF_OK || partition < 0 ||
+        partition > INT32_MAX)
+        return;
+    d->shown_topic = topic.p;
+    d->shown_partition = (int32_t)partition;
+    d->shown_offset = offset;
+}
+
 static void take_history(struct hf_delivery *d, const struct delivery_source *s) {
     int64_t v;
     bool ours = s->retry_topic && strcmp(s->topic, s->retry_topic) == 0;
@@ -45,6 +59,7 @@ static void take_history(struct hf_delivery *d, const struct delivery_source *s)
         d->message.attempts = (int32_t)v;
     if (ours && hf_str_int(hf_delivery_header(d, HF_HDR_DLQ_FIRST_FAILED_AT), &v) == HF_OK && v > 0)
         d->message.first_failed_s = v / 1000;
+    if (ours) show_origin(d);
     d->replayed = hf_str_int(hf_delivery_header(d, HF_HDR_DLQ_REPLAYS), &v) == HF_OK && v > 0;
 }
 
@@ -65,6 +80,9 @@ struct hf_delivery *delivery_new(const struct delivery_source *s) {
     d->partition = s->partition;
     d->timestamp_ms = s->timestamp_ms;
     d->message.offset = s->offset;
+    d->shown_topic = d->topic;
+    d->shown_partition = d->partition;
+    d->shown_offset = s->offset;
     d->message.key = put(&at, s->key);
     d->value = put(&at, s->value);
     d->message_id = put(&at, id).p;
@@ -91,13 +109,13 @@ hf_str hf_delivery_key(const hf_delivery *d) {
     return d->message.key;
 }
 const char *hf_delivery_topic(const hf_delivery *d) {
-    return d->topic;
+    return d->shown_topic;
 }
 int32_t hf_delivery_partition(const hf_delivery *d) {
-    return d->partition;
+    return d->shown_partition;
 }
 int64_t hf_delivery_offset(const hf_delivery *d) {
-    return d->message.offset;
+    return d->shown_offset;
 }
 int64_t hf_delivery_timestamp(const hf_delivery *d) {
     return d->timestamp_ms;

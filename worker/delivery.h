@@ -16,6 +16,9 @@ struct hf_delivery {
     struct hf_worker *worker;
     const char *topic;
     int32_t partition;
+    const char *shown_topic; /* to the handler: where it came from, if it came round by retry.<group> */
+    int32_t shown_partition;
+    int64_t shown_offset;
     int64_t timestamp_ms;
     hf_str value;
     hf_header *headers;

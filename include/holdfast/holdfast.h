@@ -373,6 +373,7 @@ HF_API void hf_worker_get_stats(hf_worker *w, hf_worker_stats *s);
 
 HF_API hf_str hf_delivery_value(const hf_delivery *d); /* followed by a zero byte, not counted */
 HF_API hf_str hf_delivery_key(const hf_delivery *d);   /* likewise */
+/* Where it was first delivered from: a message that came round by retry.<group> shows its origin. */
 HF_API const char *hf_delivery_topic(const hf_delivery *d);
 HF_API int32_t hf_delivery_partition(const hf_delivery *d);
 HF_API int64_t hf_delivery_offset(const hf_delivery *d);
