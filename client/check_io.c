@@ -75,7 +75,8 @@ static bool settle(struct checks *c, const rd_kafka_message_t *m) {
     if (hf_str_int(header(m, HF_HDR_ATTEMPT), &attempt) || attempt < 1 || attempt > INT32_MAX) attempt = 1;
     q.attempt = (int32_t)attempt;
     hf_decision d = *q.id ? c->check(&q, c->arg) : HF_UNKNOWN;
-    bool sent = (d != HF_COMMIT && d != HF_ROLLBACK) || producer_send_decision(c->producer, q.id, d) == HF_OK;
+    bool sent =
+        (d != HF_COMMIT && d != HF_ROLLBACK) || producer_send_decision(c->producer, q.id, d, NULL) == HF_OK;
     free(q.id);
     return sent;
 }

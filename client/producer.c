@@ -16,6 +16,7 @@
 
 #include "base/names.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -140,53 +141,53 @@ enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *message
 
 /* ---- decide ---- */
 
-/* Asks how the transaction stands. HF_EDECIDED: otherwise than `wanted`. HF_EAGAIN: not decided yet. */
-static enum hf_err ask(hf_producer *p, const char *id, const char *wanted, const char *opposite) {
+/* What the record at r did. HF_EAGAIN: the coordinator has not read it yet. */
+static enum hf_err ask(hf_producer *p, const char *id, const hf_receipt *r) {
     const hf_client_options *o = client_options(p->client);
-    char group[800], name[1200], path[2048];
-    if (!client_path_segment(p->group, group, sizeof group) || !client_path_segment(id, name, sizeof name))
-        return client_error(HF_ELIMIT, "transaction \"%s\": the id is too long to ask for", id);
-    snprintf(path, sizeof path, "/v1/txn/%s/%s", group, name);
+    char path[128];
+    (void)snprintf(path, sizeof path, "/v1/txn-outcomes?partition=%" PRId32 "&offset=%" PRId64, r->partition,
+                   r->offset);
     int status = 0;
     json_t *answer = NULL;
     enum hf_err e = client_api(o->api, "GET", path, NULL, o->timeout_ms, &status, &answer);
-    if (e) return e;
-    const char *state = json_string_value(json_object_get(answer, "state"));
-    if (status != 200 || !state)
-        e = client_error(HF_EIO,
-                         "transaction \"%s\" of group \"%s\": asking for its outcome was answered by HTTP %d",
-                         id, p->group, status);
-    else if (strcmp(state, wanted) == 0)
+    if (e)
+        return client_error(e, "transaction \"%s\" is decided; what came of it is not known: %s", id,
+                            hf_errmsg());
+    const char *outcome = json_string_value(json_object_get(answer, "outcome"));
+    if (outcome && (strcmp(outcome, "applied") == 0 || strcmp(outcome, "repeated") == 0))
         e = HF_OK;
-    else if (strcmp(state, opposite) == 0)
-        e = client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" is %s already", id, p->group,
-                         state);
+    else if (outcome && strcmp(outcome, "contradicted") == 0)
+        e = client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" was decided otherwise before", id,
+                         p->group);
+    else if (outcome && strcmp(outcome, "unknown id") == 0)
+        e = client_error(HF_ENOTFOUND, "transaction \"%s\" of group \"%s\" is not known to the server", id,
+                         p->group);
+    else if (status == 503)
+        e = client_error(HF_EAGAIN, "transaction \"%s\": its decision is durable but not applied yet", id);
     else
-        e = HF_EAGAIN;
+        e = client_error(HF_EIO, "transaction \"%s\" is decided; what came of it is not known: HTTP %d %s",
+                         id, status, outcome ? outcome : "");
     json_decref(answer);
     return e;
 }
 
-/* The decision is durable, but the coordinator reads its topic a moment later. */
-static enum hf_err await_outcome(hf_producer *p, const char *id, bool commit) {
-    enum { FIRST_US = 1000, LONGEST_US = 50000 };
-    int64_t left_us = client_options(p->client)->timeout_ms * 1000;
-    for (int64_t pause = FIRST_US; left_us > 0;
-         left_us -= pause, pause = pause * 2 > LONGEST_US ? LONGEST_US : pause * 2) {
-        enum hf_err e =
-            commit ? ask(p, id, "committed", "rolled back") : ask(p, id, "rolled back", "committed");
-        if (e != HF_EAGAIN) return e;
-        struct timespec t = {.tv_sec = 0, .tv_nsec = (long)pause * 1000};
-        nanosleep(&t, NULL);
+/* The server answers when the coordinator has read the record, or 503 after a while. */
+static enum hf_err await_outcome(hf_producer *p, const char *id, const hf_receipt *r) {
+    enum { TRIES = 5 };
+    enum hf_err e = HF_EAGAIN;
+    for (int i = 0; i < TRIES && e == HF_EAGAIN; i++) {
+        if (i > 0) nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        e = ask(p, id, r);
     }
-    return client_error(HF_ETIMEDOUT, "transaction \"%s\": its decision is durable but not applied yet", id);
+    return e == HF_EAGAIN ? client_error(HF_ETIMEDOUT, "%s", hf_errmsg()) : e;
 }
 
-enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision) {
+enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision,
+                                   hf_receipt *receipt) {
     struct composed composed;
     enum hf_err e = compose_decision(&composed, p->group, id, decision == HF_COMMIT);
     if (e) return e;
-    e = client_send(p->client, &composed.record, NULL);
+    e = client_send(p->client, &composed.record, receipt);
     compose_fini(&composed);
     return e;
 }
@@ -194,9 +195,10 @@ enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision d
 enum hf_err hf_decide(hf_producer *p, const char *id, hf_decision decision) {
     if (decision != HF_COMMIT && decision != HF_ROLLBACK)
         return client_error(HF_EAGAIN, "transaction \"%s\": no decision; a check will settle it", id);
-    enum hf_err e = producer_send_decision(p, id, decision);
+    hf_receipt r;
+    enum hf_err e = producer_send_decision(p, id, decision, &r);
     if (e || !client_options(p->client)->api) return e;
-    return await_outcome(p, id, decision == HF_COMMIT);
+    return await_outcome(p, id, &r);
 }
 
 enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messages, size_t n, hf_local *local,
@@ -206,7 +208,7 @@ enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messag
         char text[512];
         snprintf(text, sizeof text, "%s", hf_errmsg());
         /* If this rollback is lost too, a check finds no row and says the same. */
-        if (id && *id && e != HF_EUNSUPPORTED && producer_send_decision(p, id, HF_ROLLBACK) != HF_OK)
+        if (id && *id && e != HF_EUNSUPPORTED && producer_send_decision(p, id, HF_ROLLBACK, NULL) != HF_OK)
             return client_error(e, "%s (and no rollback: a check will settle it)", text);
         return client_error(e, "%s", text);
     }

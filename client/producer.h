@@ -15,7 +15,8 @@ void checks_close(struct checks *c);
 
 hf_client *producer_client(hf_producer *p);
 
-/* Blocks until the decision is durable; does not ask what came of it. */
-HF_CHECK enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision);
+/* Blocks until the decision is durable; does not ask what came of it. receipt may be NULL. */
+HF_CHECK enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision,
+                                            hf_receipt *receipt);
 
 #endif

@@ -2,8 +2,10 @@
  * known. */
 #include "compose.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 static const struct {
     hf_outcome outcome;
@@ -19,4 +21,82 @@ const char *hf_outcome_text(hf_outcome o) {
     for (size_t i = 0; i < sizeof outcomes / sizeof *outcomes; i++)
         if (outcomes[i].outcome == o) return outcomes[i].text;
     return "no such outcome";
+}
+
+static hf_outcome outcome_named(const char *text) {
+    for (size_t i = 0; text && i < sizeof outcomes / sizeof *outcomes; i++)
+        if (strcmp(outcomes[i].text, text) == 0) return outcomes[i].outcome;
+    return HF_OUTCOME_ACCEPTED;
+}
+
+/* One question; its answer names an outcome. */
+static enum hf_err ask(hf_client *c, const char *method, const char *path, const json_t *body,
+                       hf_outcome *out) {
+    const hf_client_options *o = client_options(c);
+    int status = 0;
+    json_t *answer = NULL;
+    enum hf_err e = client_api(o->api, method, path, body, o->timeout_ms, &status, &answer);
+    if (e) return e;
+    const char *outcome = json_string_value(json_object_get(answer, "outcome"));
+    const char *why = json_string_value(json_object_get(answer, "error"));
+    if (outcome)
+        *out = outcome_named(outcome);
+    else
+        e = client_error(status == 400   ? HF_EINVAL
+                         : status == 404 ? HF_ENOTFOUND
+                                         : HF_EIO,
+                         "%s %s: HTTP %d: %s", method, path, status, why ? why : "no outcome");
+    json_decref(answer);
+    return e;
+}
+
+static enum hf_err path_of(const char *topic, const char *id, char *out, size_t size) {
+    char t[800], i[3100];
+    if (!topic || !*topic || !id || !*id)
+        return client_error(HF_EINVAL, "schedule: topic and id are required");
+    if (!client_path_segment(topic, t, sizeof t) || !client_path_segment(id, i, sizeof i) ||
+        (size_t)snprintf(out, size, "/v1/schedule/%s/%s", t, i) >= size)
+        return client_error(HF_ELIMIT, "schedule \"%.40s…\": the id is too long", id);
+    return HF_OK;
+}
+
+enum hf_err hf_cancel(hf_client *c, const char *topic, const char *id, hf_outcome *out) {
+    char path[4096];
+    enum hf_err e = path_of(topic, id, path, sizeof path);
+    if (e) return e;
+    if (client_options(c)->api) return ask(c, "DELETE", path, NULL, out);
+    struct composed composed;
+    e = compose_cancel(&composed, topic, id);
+    if (e) return e;
+    e = client_send(c, &composed.record, NULL);
+    compose_fini(&composed);
+    if (!e) *out = HF_OUTCOME_ACCEPTED;
+    return e;
+}
+
+enum hf_err hf_move(hf_client *c, const char *topic, const char *id, int64_t due_ms, hf_outcome *out) {
+    char path[4096];
+    enum hf_err e = path_of(topic, id, path, sizeof path);
+    if (e) return e;
+    json_t *body = json_pack("{s:I}", "due", (json_int_t)due_ms);
+    if (!body) return client_error(HF_ENOMEM, "move: %s", hf_err_text(HF_ENOMEM));
+    e = ask(c, "POST", path, body, out);
+    json_decref(body);
+    return e;
+}
+
+enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out) {
+    if (!m || !m->id) return client_error(HF_EINVAL, "replace: the message has no id");
+    hf_receipt r;
+    enum hf_err e = hf_send(c, m, &r);
+    if (e) return e;
+    hf_outcome met = HF_OUTCOME_ACCEPTED;
+    if (client_options(c)->api) {
+        char path[128];
+        (void)snprintf(path, sizeof path, "/v1/schedule-outcomes?partition=%" PRId32 "&offset=%" PRId64,
+                       r.partition, r.offset);
+        e = ask(c, "GET", path, NULL, &met);
+    }
+    if (!e) *out = met;
+    return e;
 }
