@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static const struct {
     hf_outcome outcome;
@@ -13,6 +14,7 @@ static const struct {
 } outcomes[] = {
     {HF_OUTCOME_ACCEPTED, "accepted"},   {HF_OUTCOME_CANCELLED, "cancelled"},
     {HF_OUTCOME_REPLACED, "replaced"},   {HF_OUTCOME_MOVED, "moved"},
+    {HF_OUTCOME_KEPT, "kept"},           {HF_OUTCOME_FINISHED, "finished"},
     {HF_OUTCOME_SCHEDULED, "scheduled"}, {HF_OUTCOME_DELIVERED, "already delivered"},
     {HF_OUTCOME_UNKNOWN, "unknown"},
 };
@@ -41,6 +43,8 @@ static enum hf_err ask(hf_client *c, const char *method, const char *path, const
     const char *why = json_string_value(json_object_get(answer, "error"));
     if (outcome)
         *out = outcome_named(outcome);
+    else if (status == 503 || status == 504)
+        e = client_error(HF_EAGAIN, "%s %s: %s", method, path, why ? why : "not yet");
     else
         e = client_error(status == 400   ? HF_EINVAL
                          : status == 404 ? HF_ENOTFOUND
@@ -85,18 +89,31 @@ enum hf_err hf_move(hf_client *c, const char *topic, const char *id, int64_t due
     return e;
 }
 
+/* What the message accepted at r met. The schedule reads it a moment after it is durable. */
+static enum hf_err ask_place(hf_client *c, const hf_receipt *r, hf_outcome *out) {
+    enum { PAUSE_MS = 5 };
+    char path[128];
+    (void)snprintf(path, sizeof path, "/v1/schedule-outcomes?partition=%" PRId32 "&offset=%" PRId64,
+                   r->partition, r->offset);
+    enum hf_err e = HF_EAGAIN;
+    for (int64_t left = client_options(c)->timeout_ms; left > 0 && e == HF_EAGAIN; left -= PAUSE_MS) {
+        e = ask(c, "GET", path, NULL, out);
+        if (e == HF_EAGAIN) nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000}, NULL);
+    }
+    if (e == HF_ENOTFOUND) { /* an ordinary schedule leaves no outcome */
+        *out = HF_OUTCOME_SCHEDULED;
+        e = HF_OK;
+    }
+    return e == HF_EAGAIN ? HF_ETIMEDOUT : e;
+}
+
 enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out) {
     if (!m || !m->id) return client_error(HF_EINVAL, "replace: the message has no id");
     hf_receipt r;
     enum hf_err e = hf_send(c, m, &r);
     if (e) return e;
     hf_outcome met = HF_OUTCOME_ACCEPTED;
-    if (client_options(c)->api) {
-        char path[128];
-        (void)snprintf(path, sizeof path, "/v1/schedule-outcomes?partition=%" PRId32 "&offset=%" PRId64,
-                       r.partition, r.offset);
-        e = ask(c, "GET", path, NULL, &met);
-    }
+    if (client_options(c)->api) e = ask_place(c, &r, &met);
     if (!e) *out = met;
     return e;
 }

@@ -4,6 +4,7 @@
  *     GET    /v1/schedule/TOPIC/ID      the pending message
  *     DELETE /v1/schedule/TOPIC/ID      cancel
  *     POST   /v1/schedule/TOPIC/ID      move: {"due": ms or RFC 3339} or {"delay": "15m"}
+ *     GET    /v1/schedule-outcomes?partition=P&offset=O    what the record accepted there did
  *     GET    /v1/schedule-stats
  *     POST   /v1/schedule-clock         the wall clock is right although it leapt
  *
@@ -193,6 +194,25 @@ static void on_show(void *state, struct broker_http *rq) {
         reply_failure(rq, e);
     else
         reply_json(rq, 200, item);
+}
+
+/* 503: not read yet; 404: an ordinary schedule that met nothing, or forgotten. */
+static void on_outcomes(void *state, struct broker_http *rq) {
+    const struct delay *d = state;
+    int64_t partition = 0, offset = -1;
+    enum schedule_outcome o;
+    if (!number_of(broker_http_query(rq, "partition"), 0, &partition) || partition > INT32_MAX ||
+        !number_of(broker_http_query(rq, "offset"), 0, &offset) || offset < 0) {
+        reply_error(rq, 400, "partition and offset are numbers");
+        return;
+    }
+    enum hf_err e = schedule_outcome_of(d->schedule, (int32_t)partition, offset, &o);
+    if (e == HF_EAGAIN)
+        reply_error(rq, 503, "not read yet: ask again");
+    else if (e)
+        reply_failure(rq, e);
+    else
+        reply_json(rq, 200, json_pack("{s:s}", "outcome", schedule_outcome_text(o)));
 }
 
 static void on_stats(void *state, struct broker_http *rq) {
@@ -531,9 +551,13 @@ static void part_metrics(void *state, struct hf_buf *out) {
 }
 
 static const struct server_route routes[] = {
-    {"GET", "/v1/schedule", on_list},         {"GET", "/v1/schedule-stats", on_stats},
-    {"POST", "/v1/schedule-clock", on_clock}, {"GET", "/v1/schedule/*", on_show},
-    {"DELETE", "/v1/schedule/*", on_cancel},  {"POST", "/v1/schedule/*", on_move},
+    {"GET", "/v1/schedule", on_list},
+    {"GET", "/v1/schedule-stats", on_stats},
+    {"GET", "/v1/schedule-outcomes", on_outcomes},
+    {"POST", "/v1/schedule-clock", on_clock},
+    {"GET", "/v1/schedule/*", on_show},
+    {"DELETE", "/v1/schedule/*", on_cancel},
+    {"POST", "/v1/schedule/*", on_move},
 };
 
 const struct server_part server_delay = {.name = "schedule",

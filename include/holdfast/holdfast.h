@@ -131,6 +131,8 @@ typedef enum hf_outcome {
     HF_OUTCOME_REPLACED,  /* it was pending; the new message took its place */
     HF_OUTCOME_MOVED,     /* it was pending and has the new due time */
     HF_OUTCOME_SCHEDULED, /* hf_replace: nothing was pending; the message is scheduled */
+    HF_OUTCOME_KEPT,      /* hf_replace with HF_CONFLICT_KEEP or _ONCE: the pending one stays */
+    HF_OUTCOME_FINISHED,  /* hf_replace with HF_CONFLICT_ONCE: that id is finished */
     HF_OUTCOME_DELIVERED, /* too late: it was delivered already */
     HF_OUTCOME_UNKNOWN    /* no such id is pending or remembered */
 } hf_outcome;
