@@ -14,6 +14,8 @@ static const struct {
     {"send", cli_send, "send messages, now or later"},
     {"tail", cli_tail, "print a topic's messages"},
     {"work", cli_work, "run a program for each message"},
+    {"txn", cli_txn, "transactions: list, show, commit, rollback"},
+    {"check", cli_check, "answer check-backs by a program"},
     {"dlq", cli_dlq, "dead letters: list, show, replay, drop"},
     {"topic", cli_topic, "topics: list, create, delete, describe"},
     {"group", cli_group, "consumer groups: list, describe, reset"},
