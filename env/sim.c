@@ -135,10 +135,12 @@ size_t hf_sim_hits_empty(const struct hf_sim_hits *hits, const char **point) {
 /* ---- faults ---- */
 
 /* Counts a call that can fail; the error with which this one does. */
-static enum hf_err fault(struct hf_sim *sim, bool takes_space) {
+enum call { CALL_PLAIN, CALL_TAKES_SPACE, CALL_SYNC };
+static enum hf_err fault(struct hf_sim *sim, enum call call) {
+    if (sim->fail_syncs && call != CALL_SYNC) return HF_OK;
     if (sim->fail_in == 0 || --sim->fail_in > 0) return HF_OK;
     sim->failed = true;
-    return sim->fail_with == HF_ENOSPC && !takes_space ? HF_EIO : sim->fail_with;
+    return sim->fail_with == HF_ENOSPC && call != CALL_TAKES_SPACE ? HF_EIO : sim->fail_with;
 }
 
 /* ---- clocks ---- */
@@ -196,7 +198,7 @@ static enum hf_err create(struct hf_sim *sim, const char *path, struct sim_inode
     struct sim_inode *dir;
     const char *name;
     if (!sim_walk(sim, path, &dir, &name)) return HF_ENOTFOUND;
-    enum hf_err e = fault(sim, true);
+    enum hf_err e = fault(sim, CALL_TAKES_SPACE);
     if (e) return e;
     bool dies = strike(sim, "op.create", hash_of(path));
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
@@ -214,7 +216,7 @@ static enum hf_err sim_open(struct hf_env *env, const char *path, unsigned flags
     if (i && (i->is_dir || (flags & ENV_EXCL))) return i->is_dir ? HF_EIO : HF_EEXIST;
     enum hf_err e = HF_OK;
     if (!i) e = flags & ENV_CREATE ? create(sim, path, &i) : HF_ENOTFOUND;
-    if (!e) e = fault(sim, false);
+    if (!e) e = fault(sim, CALL_PLAIN);
     if (e) return e;
     struct sim_file *f = malloc(sizeof *f);
     assert(f);
@@ -253,7 +255,7 @@ static enum hf_err sim_read(struct hf_file *f, uint64_t offset, void *p, size_t 
     struct hf_sim *sim = sim_of(f->env);
     struct sim_inode *i = file_of(f)->inode;
     if (sim->dead) return HF_ECRASHED;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     uint64_t left = offset < i->size ? i->size - offset : 0;
     bool direct = file_of(f)->flags & ENV_DIRECT;
@@ -287,7 +289,7 @@ static enum hf_err sim_write(struct hf_file *f, uint64_t offset, const void *p, 
     if (!writable(f)) return HF_EIO;
     if (n == 0) return HF_OK;
     if (offset > SIM_FILE_MAX || n > SIM_FILE_MAX - offset) return HF_ELIMIT;
-    enum hf_err e = fault(sim, true);
+    enum hf_err e = fault(sim, CALL_TAKES_SPACE);
     if (!e && offset + n > i->size && !sim_charge(sim, i, offset + n)) e = HF_ENOSPC;
     bool dies = !e && strike(sim, "op.write", hash_bytes(p, n) ^ offset);
     uint64_t done = n;
@@ -305,7 +307,7 @@ static enum hf_err sim_allocate(struct hf_file *f, uint64_t offset, uint64_t len
     if (!writable(f)) return HF_EIO;
     if (offset > SIM_FILE_MAX || length > SIM_FILE_MAX - offset) return HF_ELIMIT;
     uint64_t end = offset + length;
-    enum hf_err e = fault(sim, true);
+    enum hf_err e = fault(sim, CALL_TAKES_SPACE);
     if (!e && end > i->size && !sim_charge(sim, i, end)) e = HF_ENOSPC;
     if (e) return e;
     bool dies = strike(sim, "op.allocate", offset ^ length);
@@ -321,7 +323,7 @@ static enum hf_err sim_truncate(struct hf_file *f, uint64_t size) {
     if (sim->dead) return HF_ECRASHED;
     if (!writable(f)) return HF_EIO;
     if (size > SIM_FILE_MAX) return HF_ELIMIT;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     bool dies = strike(sim, "op.truncate", size);
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
@@ -336,7 +338,7 @@ static enum hf_err sim_map(struct hf_file *f, uint64_t offset, size_t n, bool wr
     if (sim->dead) return HF_ECRASHED;
     if (write && !writable(f)) return HF_EIO;
     if (offset > SIM_FILE_MAX || n > SIM_FILE_MAX - offset) return HF_ELIMIT;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     sim->maps++;
     *out = (struct hf_map){file_of(f)->inode->slab->cache + offset, n, f, offset};
@@ -377,7 +379,7 @@ static enum hf_err sim_rename(struct hf_env *env, const char *from, const char *
     struct sim_inode *i = sim_entry_get(from_dir, from_name), *old = sim_entry_get(to_dir, to_name);
     if (!i) return HF_ENOTFOUND;
     if (old && old != i && (old->is_dir != i->is_dir || old->now.n > 0)) return HF_EIO;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     bool dies = strike(sim, "op.rename", hash_of(from) ^ hash_of(to));
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
@@ -393,7 +395,7 @@ static enum hf_err take_away(struct hf_env *env, const char *path, bool is_dir, 
     if (sim->dead) return HF_ECRASHED;
     if (!sim_walk(sim, path, &dir, &name) || !(i = sim_entry_get(dir, name))) return HF_ENOTFOUND;
     if (i->is_dir != is_dir || i->now.n > 0) return HF_EIO;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     bool dies = strike(sim, point, hash_of(path));
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
@@ -416,7 +418,7 @@ static enum hf_err sim_mkdir(struct hf_env *env, const char *path) {
     if (sim->dead) return HF_ECRASHED;
     if (!sim_walk(sim, path, &dir, &name)) return HF_ENOTFOUND;
     if (strcmp(name, ".") == 0 || sim_entry_get(dir, name)) return HF_EEXIST;
-    enum hf_err e = fault(sim, true);
+    enum hf_err e = fault(sim, CALL_TAKES_SPACE);
     if (e) return e;
     bool dies = strike(sim, "op.mkdir", hash_of(path));
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
@@ -431,7 +433,7 @@ static enum hf_err sim_list(struct hf_env *env, const char *dir, bool (*fn)(void
     if (sim->dead) return HF_ECRASHED;
     struct sim_inode *i = sim_lookup(sim, dir);
     if (!i || !i->is_dir) return i ? HF_EIO : HF_ENOTFOUND;
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_PLAIN);
     if (e) return e;
     size_t n = i->now.n;
     char **names = calloc(n + 1, sizeof *names);
@@ -483,7 +485,7 @@ static void sim_sync_begin(struct hf_env *env, struct env_sync *request) {
     struct hf_sim *sim = sim_of(env);
     if (sim->dead) return;
     struct sim_inode *i = request->file ? file_of(request->file)->inode : sim_lookup(sim, request->dir);
-    enum hf_err e = fault(sim, false);
+    enum hf_err e = fault(sim, CALL_SYNC);
     if (!e && (!i || i->is_dir != !request->file)) e = HF_ENOTFOUND;
     if (strike(sim, "op.sync_begin", i ? i->number : 0)) return;
     assert(sim->sync_count < SIM_SYNCS_MAX);
@@ -707,7 +709,13 @@ uint64_t hf_sim_trace(const struct hf_sim *sim) {
 void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e) {
     sim->fail_in = n;
     sim->fail_with = e;
+    sim->fail_syncs = false;
     sim->failed = false;
+}
+
+void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n) {
+    hf_sim_fail_at(sim, n, HF_EIO);
+    sim->fail_syncs = true;
 }
 
 bool hf_sim_failed(const struct hf_sim *sim) {

@@ -112,6 +112,7 @@ struct hf_sim {
     const char *crashed_at;
     /* fault */
     uint64_t fail_in;
+    bool fail_syncs; /* and nothing else counts */
     enum hf_err fail_with;
     bool failed;
     /* disk */

@@ -339,6 +339,23 @@ static void faults_strike_the_call_they_were_asked_for(void **state) {
     hf_sim_close(sim);
 }
 
+static void a_sync_can_be_chosen_to_fail(void **state) {
+    (void)state;
+    struct hf_sim *sim = machine(7);
+    struct hf_env *env = hf_sim_env(sim);
+    struct hf_file *f = opened(sim, "a", ENV_CREATE);
+    hf_sim_fail_sync_at(sim, 2);
+    write_all(f, "x");
+    synced(sim, f, NULL);
+    write_all(f, "y");
+    assert_false(hf_sim_failed(sim));
+    assert_int_equal(env_sync_wait(env, NULL, "."), HF_EIO);
+    assert_true(hf_sim_failed(sim));
+    synced(sim, f, NULL);
+    env_close(f);
+    hf_sim_close(sim);
+}
+
 static void a_full_disk_says_so_and_deleting_helps(void **state) {
     (void)state;
     struct hf_sim *sim = machine(7);
@@ -506,6 +523,7 @@ int main(void) {
         cmocka_unit_test(a_file_in_a_lost_folder_is_gone),
         cmocka_unit_test(a_failed_sync_leaves_bytes_readable_and_lost),
         cmocka_unit_test(faults_strike_the_call_they_were_asked_for),
+        cmocka_unit_test(a_sync_can_be_chosen_to_fail),
         cmocka_unit_test(a_full_disk_says_so_and_deleting_helps),
         cmocka_unit_test(power_loss_starts_a_new_boot_and_process_death_does_not),
         cmocka_unit_test(one_seed_decides_everything_and_every_operation_is_crashed_at),

@@ -27,6 +27,8 @@ void run_note(struct run *r, const char *fmt, ...) {
 
 static void arm_fault(struct run *r) {
     if (run_one_in(r, 12))
+        hf_sim_fail_sync_at(r->sim, 1 + run_below(r, 60));
+    else if (run_one_in(r, 12))
         hf_sim_fail_at(r->sim, 1 + run_below(r, 400), run_one_in(r, 3) ? HF_ENOSPC : HF_EIO);
 }
 
@@ -177,8 +179,8 @@ bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits 
     if (hf_sim_open(seed, &options, &r->sim)) return false;
     r->env = hf_sim_env(r->sim);
     model_init(m, seed);
-    work_start(r);
     draw_options(r);
+    work_start(r);
     for (int life = 0; life < RUN_LIVES_MAX && !enough(r) && !m->broken; life++) {
         arm(r);
         if (start(r, totals)) live(r, totals);

@@ -54,6 +54,7 @@ struct run {
     struct producer_sim producers[PRODUCERS];
     struct log_pin *pins[PINS];
     uint32_t operations, crashes;
+    uint64_t durable_in_ten; /* how many plain appends ask for acks=all */
     bool verbose;
     bool power;   /* power was lost since the last look at everything */
     bool faulted; /* a fault struck before this life's own was armed */

@@ -71,7 +71,7 @@ static enum hf_err send(struct run *r, struct message *x, bool durable, struct p
 static void append_plain(struct run *r, struct run_totals *totals) {
     int topic, partition;
     if (!draw_partition(r, &topic, &partition)) return;
-    bool durable = run_one_in(r, 2);
+    bool durable = run_below(r, 10) < r->durable_in_ten;
     struct message *x =
         model_message(r->model, topic, partition, 1 + (uint32_t)run_below(r, MODEL_MESSAGE_RECORDS), durable);
     if (!x) return;
@@ -123,7 +123,7 @@ static void producer_send_new(struct run *r, struct producer_sim *p, struct run_
         memmove(p->answered, p->answered + 1, (IN_FLIGHT - 1) * sizeof p->answered[0]);
         p->recent_count--;
     }
-    bool durable = p->durable || run_one_in(r, 3);
+    bool durable = p->durable || run_below(r, 15) < r->durable_in_ten;
     uint32_t count = 1 + (uint32_t)run_below(r, 3);
     struct message *x = model_message(r->model, p->topic, p->partition, count, durable);
     if (!x) return;
@@ -492,7 +492,9 @@ void work_start(struct run *r) {
         {.name = "holdfast.moves", .partitions = 2, .internal = true},
         {.name = "other", .partitions = 1},
     };
+    static const uint64_t durable_in_ten[] = {0, 1, 5, 9};
     memcpy(r->model->topics, topics, sizeof topics);
+    r->durable_in_ten = durable_in_ten[run_below(r, 4)];
     for (size_t i = 0; i < PRODUCERS; i++) producer_renew(&r->producers[i]);
 }
 
