@@ -331,7 +331,7 @@ class Shop:
 
     def undecided(self):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            with urllib.request.urlopen(f"http://{self.server.api}/v1/txn?state=prepared", timeout=5) as r:
+            with urllib.request.urlopen(f"http://{self.server.api}/v1/txn", timeout=5) as r:
                 return len(json.load(r)["transactions"])
         return -1
 

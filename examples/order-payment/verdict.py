@@ -187,7 +187,7 @@ def announced(e, topic):
 
 
 def undecided(e):
-    return [t for state in ("prepared", "parked") for t in e.api(f"/v1/txn?state={state}")["transactions"]]
+    return [f"{t['group']}/{t['id']} {t['state']}" for t in e.api("/v1/txn")["transactions"]]
 
 
 def unresolved(e):
