@@ -42,7 +42,7 @@ PAY_SERVICES = 3
 SKUS = 10
 GROUPS = ["inventory", "points", "coupon"]
 POISON = {f"{i}": "reject" if i % 2 else "never" for i in range(1, 7)}
-PATIENCE_S = 45
+PATIENCE_S = 30
 
 
 def say(text):

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,13 +187,21 @@ void trace(const char *format, ...) {
 /* ---- faults ---- */
 
 /* Stops for as long as the demo needs to kill this process; at most 20 s. Whoever can rename the file is the
- * one. */
+ * one. The other handlers then stop at the same place, and those past it get time to end: so the kill finds
+ * every handler before its effect. (After an external effect and before its record is the one place where a
+ * crash repeats it: the guarantee says so, and the demo must not depend on luck.) */
 static void stall_once(const hf_delivery *d) {
+    static atomic_bool stalled;
     const char *file = setting("SHOP_STALL", "");
     char taken[400];
     (void)snprintf(taken, sizeof taken, "%s.taken", file);
-    if (!*file || rename(file, taken)) return;
-    trace("\"event\":\"stalled\",\"id\":\"%s\"", hf_delivery_message_id(d));
+    if (!*file) return;
+    if (rename(file, taken) == 0) {
+        atomic_store(&stalled, true);
+        usleep(300000);
+        trace("\"event\":\"stalled\",\"id\":\"%s\"", hf_delivery_message_id(d));
+    }
+    if (!atomic_load(&stalled)) return;
     sleep(20);
     trace("\"event\":\"resumed\",\"id\":\"%s\"", hf_delivery_message_id(d));
 }
