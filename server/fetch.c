@@ -274,7 +274,8 @@ static bool begin_wait(struct fetch *f, struct broker_request *rq) {
     return true;
 }
 
-/* The log tells of partitions whose high watermark moved. */
+/* The log tells of partitions whose high watermark moved; that may be after this part's step, so another turn
+ * of the loop is asked for. */
 static void on_moved(void *arg, struct log_partition *p) {
     struct fetch *f = arg;
     const struct log_partition *key = p;
@@ -284,6 +285,7 @@ static void on_moved(void *arg, struct log_partition *p) {
     if (!b) return;
     DL_FOREACH (b->interests, i) {
         if (i->waiter->ready) continue;
+        if (!f->ready) broker_wake(f->server->broker);
         i->waiter->ready = true;
         DL_APPEND2(f->ready, i->waiter, ready_prev, ready_next);
     }
