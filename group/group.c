@@ -69,7 +69,6 @@ const char *group_result_name(enum group_result r) {
         [GROUP_NOT_FOUND] = "not found",
         [GROUP_NOT_EMPTY] = "not empty",
         [GROUP_METADATA_TOO_LARGE] = "metadata too large",
-        [GROUP_INVALID_OFFSET] = "invalid offset",
         [GROUP_UNAVAILABLE] = "unavailable",
         [GROUP_LIMIT] = "limit",
     };

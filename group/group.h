@@ -38,7 +38,6 @@ enum group_result {
     GROUP_NOT_FOUND,          /* DeleteGroups */
     GROUP_NOT_EMPTY,          /* DeleteGroups */
     GROUP_METADATA_TOO_LARGE, /* of one committed offset */
-    GROUP_INVALID_OFFSET,     /* negative */
     GROUP_UNAVAILABLE,        /* no room or too much under way: the client tries again */
     GROUP_LIMIT,              /* groups_max, member_bytes_max, protocols_max, offsets_max */
 };
@@ -148,7 +147,7 @@ void group_leave(struct groups *gs, int64_t now_ms, hf_str group, const struct g
 struct group_offset {
     hf_str topic;
     int32_t partition;
-    int64_t offset;
+    int64_t offset;       /* any number, as in Kafka: kafkajs commits -2 to mean "from the start" */
     int32_t leader_epoch; /* -1: unknown */
     hf_str metadata;
 };

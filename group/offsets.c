@@ -302,7 +302,6 @@ static enum group_result commit_allowed(struct groups *gs, const struct group_wh
 static enum group_result item_allowed(struct groups *gs, struct group *g, const struct group_offset *o,
                                       struct entry **entry) {
     if (o->metadata.n > gs->options.metadata_max) return GROUP_METADATA_TOO_LARGE;
-    if (o->offset < 0 || o->partition < 0) return GROUP_INVALID_OFFSET;
     if (o->topic.n == 0 || o->topic.n > KEY_MAX - 5 || memchr(o->topic.p, 0, o->topic.n))
         return GROUP_INVALID_ID;
     struct entry *x = entry_find(g, o->topic, o->partition);

@@ -66,13 +66,13 @@ static void each_offset_of_a_commit_has_its_own_result(void **state) {
     struct committed c = {.n = 5};
     const struct group_offset o[] = {{HF_STR("t"), 0, 5, 7, HF_STR("meta")},
                                      {HF_STR("t"), 1, 5, 7, hf_str_make(large, 4097)},
-                                     {HF_STR("t"), 2, -5, 7, HF_STR("meta")},
+                                     {HF_STR(""), 2, 5, 7, HF_STR("meta")},
                                      {HF_STR("t"), 3, 5, 7, hf_str_make(large, 4096)},
                                      {HF_STR("t"), 4, 5, 7, HF_STR("")}};
     const struct group_commit r = {{HF_STR("g"), HF_STR(""), {NULL, 0}, -1}, o, 5};
     group_commit(f.gs, f.now_ms, &r, on_committed, &c);
     fixture_settle(&f);
-    static const enum group_result expected[] = {GROUP_OK, GROUP_METADATA_TOO_LARGE, GROUP_INVALID_OFFSET,
+    static const enum group_result expected[] = {GROUP_OK, GROUP_METADATA_TOO_LARGE, GROUP_INVALID_ID,
                                                  GROUP_OK, GROUP_LIMIT};
     for (int i = 0; i < 5; i++) assert_int_equal(c.each[i], expected[i]);
     assert_true(offset_of(&f) == 5);

@@ -22,10 +22,11 @@ class Holdfast:
         self.errors = os.path.join(self.folder, "server.log")
         self.flags = list(flags)
         self.wrapper = list(wrapper)  # a program that runs the server, such as strace
+        self.listen = "127.0.0.1:0"  # set it to self.kafka to keep the port over restarts
         self.process = None
 
     def start(self):
-        command = self.wrapper + [self.binary, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--http",
+        command = self.wrapper + [self.binary, "serve", "--data", self.data, "--listen", self.listen, "--http",
                                   "127.0.0.1:0"] + self.flags
         with open(self.errors, "a") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
