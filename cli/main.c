@@ -14,6 +14,7 @@ static const struct {
     {"send", cli_send, "send messages, now or later"},
     {"tail", cli_tail, "print a topic's messages"},
     {"work", cli_work, "run a program for each message"},
+    {"schedule", cli_schedule, "held messages: list, show, cancel, move"},
     {"txn", cli_txn, "transactions: list, show, commit, rollback"},
     {"check", cli_check, "answer check-backs by a program"},
     {"dlq", cli_dlq, "dead letters: list, show, replay, drop"},

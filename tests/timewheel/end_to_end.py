@@ -1,0 +1,158 @@
+#!/usr/bin/python3
+"""Delayed messages through a real server: end_to_end.py --binary build/holdfast [--messages 1000]
+
+kcat sends and reads; the command lists, shows, moves and cancels; the server is killed while messages are held."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from holdfast_server import Server  # noqa: E402
+
+server = None
+binary = None
+
+
+def check(what, ok):
+    if not ok:
+        raise AssertionError(what)
+
+
+def produce(lines, *headers, topic="holdfast.delay"):
+    flags = [x for h in headers for x in ("-H", h)]
+    subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", topic, *flags], input="\n".join(lines) + "\n",
+                   text=True, check=True, timeout=60)
+
+
+def consume(topic, count, timeout=30):
+    """(timestamp, partition, key, value, headers) of the first `count` messages."""
+    out = subprocess.run(["kcat", "-C", "-q", "-b", server.listen, "-t", topic, "-c", str(count), "-o", "beginning",
+                          "-f", "%T|%p|%k|%s|%h\n"], text=True, capture_output=True, timeout=timeout, check=True).stdout
+    rows = []
+    for line in out.splitlines():
+        at, partition, key, value, headers = line.split("|", 4)
+        rows.append((int(at), int(partition), key, value, dict(h.split("=", 1) for h in headers.split(",") if h)))
+    return rows
+
+
+def holds(topic):
+    """How many messages the topic has, all partitions."""
+    out = subprocess.run(["kcat", "-C", "-q", "-e", "-b", server.listen, "-t", topic, "-o", "beginning", "-f", "x\n"],
+                         text=True, capture_output=True, timeout=30).stdout
+    return out.count("x")
+
+
+def schedule(*words, status=0):
+    run = subprocess.run([binary, "schedule", *words, "--api", server.http], text=True, capture_output=True, timeout=30)
+    check(f"schedule {words}: {run.returncode} {run.stdout} {run.stderr}", run.returncode == status)
+    return run.stdout + run.stderr
+
+
+def wait_for(what, ask, seconds=20):
+    until = time.monotonic() + seconds
+    while not ask():
+        check(what, time.monotonic() < until)
+        time.sleep(0.02)
+
+
+def arrives_at_its_time_and_never_before(count):
+    produce([f"k{i}:v{i}" for i in range(count)], "hf-topic=t", "hf-delay=1500ms", "own=kept")
+    rows = consume("t", count)
+    late = []
+    for i, (at, _, key, value, headers) in enumerate(rows):
+        check(f"order: {key}", key == f"k{i}" and value == f"v{i}")
+        check(f"headers: {headers}", headers["own"] == "kept" and "hf-topic" not in headers and "hf-delay" not in headers)
+        check("identity", headers["hf-message-id"] == f"holdfast.delay/0/{i}@{headers['hf-created-at']}")
+        check("due", int(headers["hf-due"]) == int(headers["hf-created-at"]) + 1500)
+        late.append(at - int(headers["hf-due"]))
+    late.sort()
+    print(f"lateness of {count} messages, ms: min {late[0]}, p50 {late[count // 2]}, p99 {late[count * 99 // 100]}, "
+          f"max {late[-1]}", flush=True)
+    check(f"{count} arrive, {len(rows)} did", len(rows) == count)
+    check("one came early", late[0] >= 0)
+
+
+def is_listed_shown_moved_and_cancelled():
+    produce(["k:first"], "hf-topic=named", "hf-delay=1h", "hf-id=order/1")
+    produce(["k:second"], "hf-topic=named", "hf-delay=2h", "hf-id=order/2")
+    wait_for("both are listed", lambda: len(schedule("list", "--topic", "named", "--json").splitlines()) == 2)
+    rows = [json.loads(x) for x in schedule("list", "--topic", "named", "--prefix", "order/", "--json").splitlines()]
+    check(f"oldest first: {rows}", [r["id"] for r in rows] == ["order/1", "order/2"])
+    shown = json.loads(schedule("show", "named", "order/1"))
+    check(f"shown: {shown}", shown["value"] == "first" and shown["key"] == "k")
+    check("cancelled", schedule("cancel", "named", "order/2").strip() == "cancelled")
+    check("cancelled again", schedule("cancel", "named", "order/2").strip() == "cancelled")
+    check("unknown", "unknown" in schedule("cancel", "named", "order/3", status=1))
+    check("moved", schedule("move", "named", "order/1", "--delay", "1ms").strip() == "moved")
+    (_, _, _, value, headers), = consume("named", 1)
+    check("the moved one keeps its identity", value == "first" and headers["hf-created-at"] == str(shown["accepted_ms"]))
+    check("too late", "already delivered" in schedule("cancel", "named", "order/1", status=1))
+    check("too late to move", "already delivered" in schedule("move", "named", "order/1", "--delay", "1h", status=1))
+    check("nothing is left", schedule("list", "--topic", "named") == "")
+
+
+def keys_keep_their_partitions():
+    for name in ("direct", "delayed"):
+        subprocess.run([binary, "topic", "create", name, "--partitions", "7", "--server", server.listen], check=True,
+                       timeout=30, stdout=subprocess.DEVNULL)
+    keys = [f"key-{i}:x" for i in range(300)]
+    subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", "direct", "-X", "topic.partitioner=murmur2"],
+                   input="\n".join(keys) + "\n", text=True, check=True, timeout=30)
+    produce(keys, "hf-topic=delayed", "hf-delay=1ms")
+    wait_for("all are delivered", lambda: holds("delayed") == 300)
+    direct = {key: partition for _, partition, key, _, _ in consume("direct", 300)}
+    delayed = {key: partition for _, partition, key, _, _ in consume("delayed", 300)}
+    check("equal partitions", direct == delayed and len(set(direct.values())) == 7)
+
+
+def a_kill_loses_and_doubles_nothing(count):
+    produce([f"k{i}:v{i}" for i in range(count)], "hf-topic=killed", "hf-delay=1200ms")
+    server.kill()
+    server.start()
+    until = time.monotonic() + 20
+    while holds("killed") < count and time.monotonic() < until:
+        time.sleep(0.05)
+        if holds("killed") > count // 3:
+            server.kill()
+            server.start()
+    wait_for("all are delivered", lambda: holds("killed") >= count)
+    rows = consume("killed", holds("killed"))
+    check("each once, in order", [r[2] for r in rows] == [f"k{i}" for i in range(count)])
+
+
+def wrong_records_are_refused_and_nothing_else():
+    run = subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", "holdfast.delay", "-H", "hf-topic=t", "-H",
+                          "hf-due=1", "-H", "hf-delay=1"], input="k:v\n", text=True, capture_output=True, timeout=60)
+    check(f"refused: {run.stderr}", "INVALID_RECORD" in run.stderr or "failed" in run.stderr)
+    produce(["k:v"], "hf-topic=after", "hf-delay=1ms")
+    check("others go on", consume("after", 1)[0][3] == "v")
+
+
+def main():
+    global server, binary
+    options = argparse.ArgumentParser()
+    options.add_argument("--binary", required=True)
+    options.add_argument("--messages", type=int, default=1000)
+    o = options.parse_args()
+    binary = os.path.abspath(o.binary)
+    with tempfile.TemporaryDirectory(prefix="holdfast-delay-") as folder:
+        server = Server(binary, folder)
+        server.start()
+        try:
+            for test, arguments in ((arrives_at_its_time_and_never_before, (o.messages,)),
+                                    (is_listed_shown_moved_and_cancelled, ()), (keys_keep_their_partitions, ()),
+                                    (a_kill_loses_and_doubles_nothing, (2000,)),
+                                    (wrong_records_are_refused_and_nothing_else, ())):
+                test(*arguments)
+                print(f"ok {test.__name__}", flush=True)
+            check("a clean stop", server.stop() == 0)
+        finally:
+            if server.process:
+                server.kill()
+
+
+main()
