@@ -23,9 +23,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-    enum {
-        VALUE_MAX = 64 << 10
-    };
+enum { VALUE_MAX = 64 << 10 };
 
 /* ---- starting operations ---- */
 
