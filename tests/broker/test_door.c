@@ -20,7 +20,7 @@ static struct door_refusal no;
 static int set_up(void **state) {
     (void)state;
     batch_builder_init(&builder, BATCH_MAX);
-    return door_open(DECOMPRESSED_MAX, &door);
+    return door_open(DECOMPRESSED_MAX, &door) == HF_OK ? 0 : -1;
 }
 
 static int tear_down(void **state) {
