@@ -540,7 +540,7 @@ static enum hf_err write_group(struct log *l) {
         .entries = j->group_entries,
         .lsn = journal_next_lsn(j),
         .incarnation = j->incarnation,
-        .durable = j->durable,
+        .durable = hf_mutate(7) ? journal_next_lsn(j) + size : j->durable,
     };
     group_head_encode(&h, j->group.p);
     enum hf_err e = env_write(j->files->prev->file, j->at, j->group.p, size);

@@ -125,7 +125,7 @@ static const struct journal_file *file_of(const struct log *l, uint64_t seq) {
 static bool whole_at(const struct image *m, uint64_t lsn, const struct replay *r, struct group_head *h) {
     uint64_t at = lsn & UINT32_MAX;
     if (!head_at(m, at, h) || h->lsn != lsn) return false;
-    if ((h->incarnation != r->incarnation || h->chain != r->chain) && !hf_mutate(7)) return false;
+    if (h->incarnation != r->incarnation || h->chain != r->chain) return false;
     if (at + group_size(h->payload) > m->n) return false;
     return hf_crc32c(0, m->p + at + GROUP_HEADER, h->payload) == h->payload_crc;
 }

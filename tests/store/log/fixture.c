@@ -55,6 +55,7 @@ void fixture_crash(struct fixture *f, enum hf_sim_crash kind) {
 
 void fixture_close(struct fixture *f) {
     if (f->log) assert_int_equal(log_close(f->log), HF_OK);
+    f->log = NULL;
     hf_sim_close(f->sim);
 }
 
