@@ -56,32 +56,28 @@ static enum hf_err list(const struct group *g, const char *name) {
     return e;
 }
 
-/* The group's offsets, of all its topics. The caller destroys the event, which owns *out. */
-static enum hf_err offsets_of(rd_kafka_t *rk, const char *group, rd_kafka_event_t **event,
-                              const rd_kafka_topic_partition_list_t **out) {
-    rd_kafka_queue_t *q = rd_kafka_queue_new(rk);
-    rd_kafka_ListConsumerGroupOffsets_t *request = rd_kafka_ListConsumerGroupOffsets_new(group, NULL);
-    rd_kafka_ListConsumerGroupOffsets(rk, &request, 1, NULL, q);
-    *event = rd_kafka_queue_poll(q, CLI_TIMEOUT_MS);
-    rd_kafka_ListConsumerGroupOffsets_destroy(request);
-    rd_kafka_queue_destroy(q);
-    if (!*event)
-        return client_error(HF_ETIMEDOUT, "offsets of group \"%s\": no answer in time; is the server up?",
-                            group);
-    rd_kafka_resp_err_t err = rd_kafka_event_error(*event);
-    size_t n = 0;
-    const rd_kafka_group_result_t **r = NULL;
-    if (!err)
-        r = rd_kafka_ListConsumerGroupOffsets_result_groups(
-            rd_kafka_event_ListConsumerGroupOffsets_result(*event), &n);
-    if (n == 1 && rd_kafka_group_result_error(r[0]))
-        err = rd_kafka_error_code(rd_kafka_group_result_error(r[0]));
-    if (!err && n == 1) {
-        *out = rd_kafka_group_result_partitions(r[0]);
-        return HF_OK;
+/* The partitions of which the group has offsets, with offset and metadata. Asked by name, of all topics: "all
+ * that the group has" is a request that librdkafka before 2.1 writes with bytes too many. rk is a consumer of
+ * that group. The caller destroys the list. */
+static enum hf_err offsets_of(rd_kafka_t *rk, const char *group, rd_kafka_topic_partition_list_t **out) {
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t err = rd_kafka_metadata(rk, 1, NULL, &m, CLI_TIMEOUT_MS);
+    if (!err) {
+        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(64);
+        for (int i = 0; i < m->topic_cnt; i++)
+            for (int p = 0; p < m->topics[i].partition_cnt; p++)
+                rd_kafka_topic_partition_list_add(all, m->topics[i].topic, m->topics[i].partitions[p].id);
+        rd_kafka_metadata_destroy(m);
+        err = rd_kafka_committed(rk, all, CLI_TIMEOUT_MS);
+        for (int i = all->cnt - 1; i >= 0; i--)
+            if (all->elems[i].offset < 0) rd_kafka_topic_partition_list_del_by_idx(all, i);
+        rd_kafka_topic_partition_list_sort(all, NULL, NULL);
+        *out = all;
+        if (!err) return HF_OK;
+        rd_kafka_topic_partition_list_destroy(all);
     }
-    rd_kafka_event_destroy(*event);
-    return client_error(client_err_of(err), "offsets of group \"%s\": %s", group, rd_kafka_err2str(err));
+    return client_error(client_err_of(err), "offsets of group \"%s\": %s%s", group, rd_kafka_err2str(err),
+                        client_advice(err));
 }
 
 static void print_position(rd_kafka_t *rk, const struct group *g, const rd_kafka_topic_partition_t *p) {
@@ -111,9 +107,8 @@ static void print_position(rd_kafka_t *rk, const struct group *g, const rd_kafka
 static enum hf_err describe(const struct group *g, const char *name) {
     rd_kafka_t *rk;
     const struct rd_kafka_group_list *groups;
-    rd_kafka_event_t *event;
-    const rd_kafka_topic_partition_list_t *offsets;
-    enum hf_err e = cli_consumer(&g->at, NULL, false, &rk);
+    rd_kafka_topic_partition_list_t *offsets;
+    enum hf_err e = cli_consumer(&g->at, name, false, &rk);
     if (e) return e;
     e = fetch_groups(rk, g, name, &groups);
     if (!e) {
@@ -124,12 +119,11 @@ static enum hf_err describe(const struct group *g, const char *name) {
                 (void)printf("member\t%s\t%s\n", x->members[k].member_id, x->members[k].client_host);
         }
         rd_kafka_group_list_destroy(groups);
-        e = offsets_of(rk, name, &event, &offsets);
+        e = offsets_of(rk, name, &offsets);
     }
     if (!e) {
-        for (int i = 0; i < offsets->cnt; i++)
-            if (offsets->elems[i].offset >= 0) print_position(rk, g, &offsets->elems[i]);
-        rd_kafka_event_destroy(event);
+        for (int i = 0; i < offsets->cnt; i++) print_position(rk, g, &offsets->elems[i]);
+        rd_kafka_topic_partition_list_destroy(offsets);
     }
     rd_kafka_destroy(rk);
     return e;
@@ -138,14 +132,13 @@ static enum hf_err describe(const struct group *g, const char *name) {
 static enum hf_err partitions_to_reset(rd_kafka_t *rk, const struct group *g, const char *name,
                                        rd_kafka_topic_partition_list_t **out) {
     if (g->topic) return cli_partitions(rk, g->topic, out);
-    rd_kafka_event_t *event;
-    const rd_kafka_topic_partition_list_t *offsets;
-    enum hf_err e = offsets_of(rk, name, &event, &offsets);
+    rd_kafka_topic_partition_list_t *offsets;
+    enum hf_err e = offsets_of(rk, name, &offsets);
     if (e) return e;
-    *out = rd_kafka_topic_partition_list_new(offsets->cnt);
+    *out = rd_kafka_topic_partition_list_new(offsets->cnt); /* without what is told of the old position */
     for (int i = 0; i < offsets->cnt; i++)
         rd_kafka_topic_partition_list_add(*out, offsets->elems[i].topic, offsets->elems[i].partition);
-    rd_kafka_event_destroy(event);
+    rd_kafka_topic_partition_list_destroy(offsets);
     if ((*out)->cnt > 0) return HF_OK;
     rd_kafka_topic_partition_list_destroy(*out);
     return client_error(HF_ENOTFOUND, "group \"%s\" has no offsets; name a topic (--topic)", name);

@@ -1,8 +1,12 @@
 /* The edge to Kafka: a member of the group that fetches into the core, commits what the core says, and gives
  * partitions up in an orderly way.
  *
- * Both rebalance protocols are served; the default is cooperative-sticky, under which partitions that stay go
- * on. The callback runs inside consumer_poll, on the run thread. Assigned: the committed offset and its
+ * Both rebalance protocols are served. Cooperative-sticky, under which partitions that stay go on, is the
+ * default where librdkafka has it right; before 2.3 a member that leaves before its first assignment aborts
+ * the process (its issue 4312), so there the default is round robin. All members of a group must use the
+ * same.
+ *
+ * The rebalance callback runs inside consumer_poll, on the run thread. Assigned: the committed offset and its
  * metadata are read, so that the core knows what is settled above. Revoked: what runs is drained up to a
  * limit while the rest goes on, then positions are committed, then the partition is given back. Lost:
  * everything runs on as orphans and nothing is committed, since somebody else owns it already.
@@ -19,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { COMMITTED_TIMEOUT_MS = 5000, FETCH_TURN = 500 };
+enum { COMMITTED_TIMEOUT_MS = 5000, FETCH_TURN = 500, COOPERATIVE_SINCE = 0x02030000 };
 
 /* ---- assignment ---- */
 
@@ -221,6 +225,7 @@ void consumer_commit(hf_worker *w, bool wait) {
 
 static enum hf_err configure(hf_worker *w, rd_kafka_conf_t *conf) {
     char session[24], heartbeat[24];
+    bool cooperative = rd_kafka_version() >= COOPERATIVE_SINCE;
     snprintf(session, sizeof session, "%" PRId64, w->options.session_ms);
     snprintf(heartbeat, sizeof heartbeat, "%" PRId64, w->options.heartbeat_ms);
     const char *const pairs[] = {"group.id",
@@ -236,7 +241,7 @@ static enum hf_err configure(hf_worker *w, rd_kafka_conf_t *conf) {
                                  "topic.metadata.refresh.interval.ms",
                                  "2000",
                                  "partition.assignment.strategy",
-                                 "cooperative-sticky",
+                                 cooperative ? "cooperative-sticky" : "roundrobin",
                                  "session.timeout.ms",
                                  session,
                                  "heartbeat.interval.ms",

@@ -63,7 +63,7 @@ def total(server, topic):
     return sum(int(l.split("end=")[1]) for l in server.cli("topic", "describe", topic).splitlines())
 
 
-def run_case(server, folder, kind, store):
+def run_case(server, folder, kind, store, finished=lambda log: True):
     topic, group, log = "t-" + kind, "g-" + kind, "%s/%s.log" % (folder, kind)
     server.cli("topic", "create", topic, "--partitions", "4", check=False)
     subprocess.run([PROBE, "send", server.kafka, topic, str(COUNT), str(KEYS)], check=True)
@@ -78,6 +78,7 @@ def run_case(server, folder, kind, store):
         workers[i] = start(args, stderr=errors, stdout=errors)
     sent = total(server, topic)
     until("%s settled" % kind, lambda: server.settled(group, topic, sent), 60)
+    until("%s finished" % kind, lambda: finished(log), 30)
     for w in workers:
         w.send_signal(signal.SIGTERM)
     for w in workers:
@@ -142,11 +143,11 @@ def case_order(server, folder):
 
 
 def case_poison(server, folder):
-    topic, group, log = run_case(server, folder, "poison", "-")
+    good = set(i for i in range(COUNT) if i % 10 != 3)  # those that failed come round by retry.<group>
+    topic, group, log = run_case(server, folder, "poison", "-", lambda log: {int(l[0]) for l in lines(log)} == good)
     want = {"m-%d" % i for i in range(COUNT) if i % 10 == 3}
     letters = lambda: [json.loads(l) for l in server.cli("dlq", "list", "--group", group, "--json").splitlines()]
     until("dead letters", lambda: {l["message_id"] for l in letters()} == want, 20)
-    until("retries settled", lambda: {int(l[0]) for l in lines(log)} == set(i for i in range(COUNT) if i % 10 != 3), 20)
     for l in letters():
         h = dict((p[0], p[1]) for p in l["headers"])
         assert h["hf-dlq-reason"] == "rejected" and h["__dlq.errors.topic"] == topic and h["__dlq.errors.message"] == "poison"
@@ -155,9 +156,8 @@ def case_poison(server, folder):
     one = sorted(want)[0]
     server.cli("dlq", "drop", one, "--group", group)
     assert {l["message_id"] for l in letters()} == want - {one}
-    if not GIVEN:  # once by name, though workers were killed between move and commit
-        ids = [l["message_id"] for l in letters()]
-        assert len(ids) <= len(want) * 2, "dead letters doubled"
+    if not GIVEN:  # once by name, though it was sent twice and workers were killed between move and commit
+        assert len(letters()) == len(want) - 1, "dead letters doubled"
 
 
 def main():
