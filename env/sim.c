@@ -221,6 +221,8 @@ static enum hf_err sim_open(struct hf_env *env, const char *path, unsigned flags
     struct sim_file *f = malloc(sizeof *f);
     assert(f);
     *f = (struct sim_file){.base = {env}, .inode = i, .flags = flags};
+    size_t n = strlen(path), skip = n < SIM_SUFFIX ? 0 : n - SIM_SUFFIX + 1;
+    memcpy(f->suffix, path + skip, n - skip + 1);
     sim_inode_ref(i);
     sim->open_files++;
     *out = &f->base;
@@ -481,11 +483,20 @@ static int64_t sync_takes_us(struct hf_sim *sim, bool urgent) {
     return (int64_t)(sim_one_in(sim, 16) ? 10 * us : us);
 }
 
+/* Whether the fault asked for may strike this sync. */
+static bool counts(const struct hf_sim *sim, const struct env_sync *request) {
+    if (!sim->fail_suffix) return true;
+    if (!request->file) return false;
+    const char *path = file_of(request->file)->suffix;
+    size_t n = strlen(path), wanted = strlen(sim->fail_suffix);
+    return n >= wanted && strcmp(path + n - wanted, sim->fail_suffix) == 0;
+}
+
 static void sim_sync_begin(struct hf_env *env, struct env_sync *request) {
     struct hf_sim *sim = sim_of(env);
     if (sim->dead) return;
     struct sim_inode *i = request->file ? file_of(request->file)->inode : sim_lookup(sim, request->dir);
-    enum hf_err e = fault(sim, CALL_SYNC);
+    enum hf_err e = counts(sim, request) ? fault(sim, CALL_SYNC) : HF_OK;
     if (!e && (!i || i->is_dir != !request->file)) e = HF_ENOTFOUND;
     if (strike(sim, "op.sync_begin", i ? i->number : 0)) return;
     assert(sim->sync_count < SIM_SYNCS_MAX);
@@ -710,12 +721,15 @@ void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e) {
     sim->fail_in = n;
     sim->fail_with = e;
     sim->fail_syncs = false;
+    sim->fail_suffix = NULL;
     sim->failed = false;
 }
 
-void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n) {
+void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n, const char *suffix) {
+    assert(!suffix || strlen(suffix) < SIM_SUFFIX);
     hf_sim_fail_at(sim, n, HF_EIO);
     sim->fail_syncs = true;
+    sim->fail_suffix = suffix;
 }
 
 bool hf_sim_failed(const struct hf_sim *sim) {

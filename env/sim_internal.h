@@ -10,6 +10,7 @@ enum {
     SIM_VERSIONS = 4,         /* unforced versions kept of a sector, beside first and last */
     SIM_SIZES = 16,           /* likewise of a file's size */
     SIM_SYNCS_MAX = 1024,     /* syncs under way at once */
+    SIM_SUFFIX = 16,
     SIM_SPARE_MAX = 256,      /* slabs of memory kept for later files */
 };
 
@@ -112,7 +113,8 @@ struct hf_sim {
     const char *crashed_at;
     /* fault */
     uint64_t fail_in;
-    bool fail_syncs; /* and nothing else counts */
+    bool fail_syncs;         /* and nothing else counts */
+    const char *fail_suffix; /* NULL: every sync counts */
     enum hf_err fail_with;
     bool failed;
     /* disk */
@@ -129,6 +131,7 @@ struct sim_file {
     struct hf_file base;
     struct sim_inode *inode;
     unsigned flags;
+    char suffix[SIM_SUFFIX]; /* the end of the path it was opened by */
 };
 
 static inline struct hf_sim *sim_of(struct hf_env *env) {

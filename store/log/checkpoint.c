@@ -165,10 +165,13 @@ static void synced(struct env_sync *s, enum hf_err e) {
         return;
     }
     if (l->failed) return;
-    if (l->checkpoint.phase == CHECKPOINT_SNAPSHOT)
+    if (l->checkpoint.phase == CHECKPOINT_SNAPSHOT) {
+        env_point(l->env, "checkpoint.snapshot_synced");
         write_superblock(l);
-    else
+    } else {
+        env_point(l->env, "checkpoint.superblock_synced");
         ended(l);
+    }
 }
 
 /* ---- pace ---- */

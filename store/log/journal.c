@@ -184,6 +184,7 @@ static enum hf_err next_file(struct journal *j) {
     f->seq = j->next_seq++;
     DL_APPEND(j->files, f);
     j->at = HF_SECTOR;
+    env_point(j->log->env, "journal.file_begun");
     return HF_OK;
 }
 
@@ -518,6 +519,7 @@ static void synced(struct env_sync *s, enum hf_err e) {
         return;
     }
     if (l->failed) return;
+    env_point(l->env, "journal.synced");
     if (!hf_mutate(2)) finish(l);
     l->journal.phase = JOURNAL_IDLE;
     journal_kick(l);
@@ -566,6 +568,7 @@ void journal_kick(struct log *l) {
         return;
     }
     j->phase = JOURNAL_SYNCING;
+    env_point(l->env, "journal.written");
     if (hf_mutate(3))
         for (struct commit *c = j->commits; c; c = c->next) commit_apply(c);
     if (hf_mutate(2)) {

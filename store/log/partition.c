@@ -119,9 +119,11 @@ static enum hf_err roll(struct log_partition *p, uint64_t room) {
     struct segment *old = partition_active(p), *s;
     enum hf_err e = segment_create(p, p->end.offset, room, &s);
     if (e) return e;
+    env_point(p->log->env, "segment.created");
     old->sealed = true;
     index_seal(old);
     e = segment_trim(old);
+    env_point(p->log->env, "segment.rolled");
     if (e) log_fail(p->log, e, "trim");
     p->end = (struct place){s, 0, p->end.offset};
     return HF_OK;

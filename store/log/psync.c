@@ -22,6 +22,7 @@ static void finish(struct log_partition *p) {
     struct log *l = p->log;
     p->sync.running = false;
     DL_DELETE2(l->syncing, p, sync.prev, sync.next);
+    env_point(l->env, "partition.synced");
     if (!p->gone) {
         if (p->sync.upto.offset > p->synced.offset) p->synced = p->sync.upto;
         partition_durable(p, p->sync.upto);

@@ -303,6 +303,7 @@ static enum hf_err finish_partition(struct log_partition *p) {
     if (!e && !hf_mutate(10)) e = segment_trim(s);
     sync_again(s);
     if (!e && p->ceiling > p->end.offset && !hf_mutate(6)) e = jump(p);
+    env_point(p->log->env, "recovery.partition_cut");
     at_end(p, p->end);
     return e;
 }
@@ -367,12 +368,15 @@ static enum hf_err recover(struct log *l, const struct superblock *sb, const str
     if (!e && !l->state.p->tail) e = HF_ECORRUPT;
     if (!e) e = replay_pass(l, sb, true);
     if (!e && !l->clean) e = finish_partition(l->state.p);
+    env_point(l->env, "recovery.state_replayed");
     if (!e) e = state_load(l);
     if (!e) e = topics_load(l);
     if (!e) e = snapshot_each(l, snapshot, take_other_facts);
     if (!e) e = each_other(l, load_new);
     if (!e) e = replay_pass(l, sb, false);
+    env_point(l->env, "recovery.replayed");
     if (!e && !l->clean) e = each_other(l, finish_partition);
+    env_point(l->env, "recovery.cut");
     return e;
 }
 
@@ -493,6 +497,7 @@ static bool checkpointed(struct log *l) {
 static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
     enum hf_err e = journal_open(l, top + 1);
     if (e) return e;
+    env_point(l->env, "recovery.journal_begun");
     uint64_t before = l->checkpoint.generation;
     checkpoint_begin(l, false);
     e = log_settle(l, checkpointed);
@@ -530,6 +535,7 @@ enum hf_err recovery_run(struct log *l) {
         e = open_old(l);
     } else {
         e = make_store(l);
+        env_point(l->env, "store.made");
         struct superblock none = {0};
         if (!e) e = replay_scan(l);
         l->clean = true;

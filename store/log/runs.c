@@ -174,6 +174,7 @@ static void written(struct env_sync *s, enum hf_err e) {
         return;
     }
     w->l->syncs++;
+    env_point(w->l->env, "run.synced");
     w->sync = (struct env_sync){.dir = "runs", .urgent = true, .done = named, .arg = w};
     env_sync_begin(w->l->env, &w->sync);
 }

@@ -433,6 +433,7 @@ static void live(struct commit *c) {
 }
 
 static void commit_topic(struct creation *x) {
+    env_point(x->l->env, "topic.folders_synced");
     struct hf_buf key, value;
     hf_buf_init(&key, 512);
     hf_buf_init(&value, TOPIC_VALUE);
@@ -594,6 +595,7 @@ static void partition_gone(struct log_partition *p) {
 static void deleted(struct commit *c) {
     struct topic *t = c->after_arg;
     struct log *l = c->log;
+    env_point(l->env, "topic.deleted");
     unindex_topic(l, t);
     for (int32_t i = 0; i < t->partitions; i++) partition_gone(t->partition[i]);
     topic_drop(t);

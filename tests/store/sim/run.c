@@ -27,7 +27,9 @@ void run_note(struct run *r, const char *fmt, ...) {
 
 static void arm_fault(struct run *r) {
     if (run_one_in(r, 12))
-        hf_sim_fail_sync_at(r->sim, 1 + run_below(r, 60));
+        hf_sim_fail_sync_at(r->sim, 1 + run_below(r, 10), ".log");
+    else if (run_one_in(r, 24))
+        hf_sim_fail_sync_at(r->sim, 1 + run_below(r, 60), NULL);
     else if (run_one_in(r, 12))
         hf_sim_fail_at(r->sim, 1 + run_below(r, 400), run_one_in(r, 3) ? HF_ENOSPC : HF_EIO);
 }
@@ -38,10 +40,45 @@ static void disarm_fault(struct run *r) {
     hf_sim_fail_at(r->sim, 0, HF_OK);
 }
 
+/* Every named point of the store: a quarter of the lives end at one. */
+const char *const run_points[] = {
+    "checkpoint.begun",
+    "checkpoint.synced",
+    "checkpoint.snapshot_synced",
+    "checkpoint.superblock_synced",
+    "checkpoint.ended",
+    "commit.part_applied",
+    "journal.file_begun",
+    "journal.written",
+    "journal.synced",
+    "partition.synced",
+    "recovery.cut",
+    "recovery.journal_begun",
+    "recovery.partition_cut",
+    "recovery.replayed",
+    "recovery.state_replayed",
+    "run.synced",
+    "segment.created",
+    "segment.rolled",
+    "store.made",
+    "topic.deleted",
+    "topic.folders_synced",
+    NULL,
+};
+
+static const char *draw_point(struct run *r) {
+    size_t n = 0;
+    while (run_points[n]) n++;
+    return run_points[run_below(r, n)];
+}
+
 static void arm(struct run *r) {
     enum hf_sim_crash kind = (enum hf_sim_crash)run_below(r, HF_SIM_CRASH_KINDS);
     static const uint64_t within[] = {30, 200, 800, 2000};
-    hf_sim_crash_at(r->sim, 1 + run_below(r, within[run_below(r, 4)]), kind);
+    if (run_one_in(r, 4))
+        hf_sim_crash_at_point(r->sim, draw_point(r), 1 + run_below(r, 6), kind);
+    else
+        hf_sim_crash_at(r->sim, 1 + run_below(r, within[run_below(r, 4)]), kind);
     arm_fault(r);
 }
 
@@ -55,7 +92,7 @@ static void crashed(struct run *r, struct run_totals *totals, bool power) {
 
 /* The process ends without a crash of the machine's making; now and then the power goes with it. */
 static void end_process(struct run *r, struct run_totals *totals, bool counts) {
-    bool power = run_one_in(r, 2);
+    bool power = run_one_in(r, 3);
     hf_sim_crash(r->sim, power ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH);
     r->power = r->power || power;
     if (counts) crashed(r, totals, power);

@@ -67,6 +67,8 @@ struct run_totals {
         duplicates, resent, topics_created, topics_deleted, clean_stops, failures, checkpoints, lost, refused;
 };
 
+extern const char *const run_points[]; /* NULL-terminated */
+
 /* Runs one seed; false if a promise was broken (model->violation says which). */
 bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose,
               struct run_totals *totals);

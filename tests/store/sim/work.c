@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+enum { LAZY_TOPIC = 3 };
+
 static hf_str topic_name(struct run *r, int topic) {
     return hf_str_of(r->model->topics[topic].name);
 }
@@ -16,11 +18,14 @@ static struct attempt *attempt(struct run *r) {
     return a;
 }
 
-/* A topic that serves, and one of its partitions; false if the draw fell on one that does not. */
-static bool draw_partition(struct run *r, int *topic, int *partition) {
+/* A topic that serves, and one of its partitions; false if the draw fell on one that does not. Where nobody
+ * asks for durability, one topic is kept free of commits and producers too: their syncs would cover its
+ * bytes. */
+static bool draw_partition(struct run *r, bool lazy, int *topic, int *partition) {
     *topic = (int)run_below(r, TOPICS);
     const struct model_topic *t = &r->model->topics[*topic];
     if (t->phase != TOPIC_LIVE) return false;
+    if (!lazy && r->durable_in_ten == 0 && *topic == LAZY_TOPIC) return false;
     *partition = (int)run_below(r, (uint64_t)t->partitions);
     return true;
 }
@@ -70,7 +75,7 @@ static enum hf_err send(struct run *r, struct message *x, bool durable, struct p
 
 static void append_plain(struct run *r, struct run_totals *totals) {
     int topic, partition;
-    if (!draw_partition(r, &topic, &partition)) return;
+    if (!draw_partition(r, true, &topic, &partition)) return;
     bool durable = run_below(r, 10) < r->durable_in_ten;
     struct message *x =
         model_message(r->model, topic, partition, 1 + (uint32_t)run_below(r, MODEL_MESSAGE_RECORDS), durable);
@@ -93,7 +98,8 @@ static void producer_begin(struct run *r, struct producer_sim *p) {
     struct model *m = r->model;
     int topic, partition;
     int64_t id;
-    if (!draw_partition(r, &topic, &partition) || m->id_count == sizeof m->ids / sizeof m->ids[0]) return;
+    if (!draw_partition(r, false, &topic, &partition) || m->id_count == sizeof m->ids / sizeof m->ids[0])
+        return;
     if (log_producer_id(r->log, &id)) return;
     for (uint32_t i = 0; i < m->id_count; i++)
         if (m->ids[i] == id) model_broken(m, "M7", "producer id %lld was given out twice", (long long)id);
@@ -205,7 +211,7 @@ static void commit_outs(struct run *r, struct model_commit *c, struct commit_mad
     c->first = r->model->message_count;
     for (uint64_t n = run_below(r, 5); n > 0; n--) {
         int topic, partition;
-        if (!draw_partition(r, &topic, &partition)) continue;
+        if (!draw_partition(r, false, &topic, &partition)) continue;
         struct message *x = model_message(r->model, topic, partition, 1, true);
         if (!x) break;
         x->commit = number;
@@ -425,7 +431,7 @@ static void shown(struct run *r, int topic, int partition, const struct krecord 
 static void read_somewhere(struct run *r, struct run_totals *totals) {
     int topic, partition;
     struct log_bounds b;
-    if (!draw_partition(r, &topic, &partition)) return;
+    if (!draw_partition(r, true, &topic, &partition)) return;
     struct log_partition *p = log_partition(r->log, topic_name(r, topic), partition);
     if (!p) {
         model_broken(r->model, "M10", "topic %s has no partition %d", r->model->topics[topic].name,
