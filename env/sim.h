@@ -104,8 +104,8 @@ uint64_t hf_sim_trace(const struct hf_sim *sim);
  * the disk has. A failing sync of a folder leaves its changes as they were. */
 void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e);
 
-/* The n-th sync begun from now fails with HF_EIO; with a suffix, of a file whose path ended so when it was opened.
- * Replaces what was asked before, as does hf_sim_fail_at. */
+/* The n-th sync begun from now fails with HF_EIO; with a suffix, of a file whose path ended so when it was
+ * opened. Replaces what was asked before, as does hf_sim_fail_at. */
 void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n, const char *suffix);
 
 /* Whether the fault asked for has struck. */

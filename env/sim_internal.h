@@ -11,7 +11,7 @@ enum {
     SIM_SIZES = 16,           /* likewise of a file's size */
     SIM_SYNCS_MAX = 1024,     /* syncs under way at once */
     SIM_SUFFIX = 16,
-    SIM_SPARE_MAX = 256,      /* slabs of memory kept for later files */
+    SIM_SPARE_MAX = 256, /* slabs of memory kept for later files */
 };
 
 /* One 512-byte sector that the disk may hold, written at `stamp`. */
