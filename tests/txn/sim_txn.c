@@ -51,8 +51,6 @@ struct sim_run {
     struct batch_builder builder;
     int crashes, powers, checks_answered;
     bool offset_busy;
-    int64_t read_upto; /* the checker's position in this life */
-    bool answered[TXNS];
 };
 
 #define CHECK(condition)                                                                                     \
@@ -68,15 +66,9 @@ static uint64_t below(struct sim_run *r, uint64_t n) {
 
 /* ---- producers ---- */
 
-struct sending {
-    struct sim_run *r;
-    enum what *what;
-};
-
 static void on_appended(void *arg, const struct log_appended *a) {
-    struct sending *s = arg;
-    if (*s->what == SENT) *s->what = a->e ? NOT_SENT : ACKED;
-    free(s);
+    enum what *what = arg;
+    if (*what == SENT) *what = a->e ? NOT_SENT : ACKED;
 }
 
 static void append(struct sim_run *r, int id, const struct hf_header *headers, size_t n, const char *value,
@@ -90,14 +82,9 @@ static void append(struct sim_run *r, int id, const struct hf_header *headers, s
     enum hf_err e = batch_builder_add(&r->builder, hf_str_of(key), hf_str_of(value), headers, n);
     if (!e) e = batch_builder_finish(&r->builder, &batch);
     assert(e == HF_OK);
-    struct sending *s = malloc(sizeof *s);
-    assert(s);
-    *s = (struct sending){r, what};
     *what = SENT;
-    e = log_append(r->log, p, (uint8_t *)(uintptr_t)batch.p, batch.n, LOG_ACK_DURABLE, on_appended, s);
-    if (!e) return;
-    *what = NOT_SENT;
-    free(s);
+    e = log_append(r->log, p, (uint8_t *)(uintptr_t)batch.p, batch.n, LOG_ACK_DURABLE, on_appended, what);
+    if (e) *what = NOT_SENT;
 }
 
 static void send_half(struct sim_run *r, int id, int half) {
@@ -305,7 +292,8 @@ static void decisions_again(struct sim_run *r) {
 static void run_seed(uint64_t seed, struct hf_sim_hits *hits, int totals[3]) {
     static struct sim_run storage;
     struct sim_run *r = &storage;
-    *r = (struct sim_run){.seed = seed};
+    memset(r, 0, sizeof *r);
+    r->seed = seed;
     enum hf_err e = hf_sim_open(seed, &(struct hf_sim_options){.hits = hits}, &r->sim);
     assert(e == HF_OK);
     batch_builder_init(&r->builder, BATCH_MAX);
@@ -318,7 +306,7 @@ static void run_seed(uint64_t seed, struct hf_sim_hits *hits, int totals[3]) {
     for (int life = 0; !done; life++) {
         bool calm = life >= 12;
         enum hf_sim_crash kind = (enum hf_sim_crash)below(r, HF_SIM_CRASH_KINDS);
-        hf_sim_crash_at(r->sim, calm ? 0 : 1 + below(r, 60 << below(r, 5)), kind);
+        hf_sim_crash_at(r->sim, calm ? 0 : 1 + below(r, UINT64_C(60) << below(r, 5)), kind);
         if (start(r)) {
             decisions_again(r);
             for (int i = 0; i < STEPS_MAX && !done && !hf_sim_dead(r->sim); i++) {
