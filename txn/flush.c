@@ -175,12 +175,20 @@ static void blame(struct txn *t, struct flight *f, enum hf_err e) {
     t->wants = true;
 }
 
+/* Longer and longer: each try reads the bodies anew. */
+static void hold(struct txn *t) {
+    t->hold_for_ms = t->hold_for_ms == 0                ? HOLD_MS
+                     : t->hold_for_ms * 2 > HOLD_MS_MAX ? HOLD_MS_MAX
+                                                        : t->hold_for_ms * 2;
+    t->hold_ms = t->now_ms + t->hold_for_ms;
+}
+
 static void refused(struct txn *t, struct flight *f, enum hf_err e) {
     undo(t, f);
     switch (e) {
     case HF_EAGAIN:
     case HF_ENOSPC:
-    case HF_ENOMEM: t->hold_ms = t->now_ms + HOLD_MS; break;
+    case HF_ENOMEM: hold(t); break;
     case HF_ENOTFOUND:
     case HF_ELIMIT: blame(t, f, e); break;
     default: txn_fail(t, e, "commit");
@@ -235,6 +243,7 @@ static void flown(void *arg, enum hf_err e) {
 /* The engine has it: what it carries is no longer waiting. */
 static void started(struct txn *t, struct flight *f) {
     f->on = true;
+    t->hold_for_ms = 0;
     f->exceptions = t->exception_next;
     t->asked = false;
     t->dirty_bytes = 0;

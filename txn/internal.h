@@ -32,7 +32,8 @@ enum {
     LAZY_MS = 1000,             /* prepares alone are stored this late at the latest */
     CHUNKS_FORGOTTEN_MAX = 64,  /* by one commit */
     TOPIC_RETRY_MS = 20,        /* a topic is being created */
-    HOLD_MS = 50,               /* no room, or the engine is busy */
+    HOLD_MS = 20,               /* no room, or the engine is busy: try again then */
+    HOLD_MS_MAX = 1000,         /* and later each time, up to this */
     DAMAGE_RETRY_MS = 30000,
     ATTENDED_MAX = 64, /* effects that go one at a time after a refused commit */
 };
@@ -217,7 +218,8 @@ struct txn {
     uint64_t exception_stored;                        /* numbers below are durable */
 
     struct flight flight;
-    int64_t hold_ms;   /* no commit before */
+    int64_t hold_ms; /* no commit before */
+    int64_t hold_for_ms;
     uint32_t attended; /* effects left that go one at a time */
     struct waiter *waiters;
     uint32_t waiter_count;

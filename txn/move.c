@@ -116,6 +116,7 @@ static enum hf_err move_half(struct txn *t, struct flight *f, const struct live 
     o.out.topic = delayed ? HF_STR(HF_TOPIC_DELAY) : destination;
     int32_t partitions;
     enum hf_err e = engine_topic(t->engine, o.out.topic, true, &partitions);
+    if (e == HF_ELIMIT || e == HF_EINVAL) return HF_ENOTFOUND; /* it cannot be made */
     if (e) return e;
     bool chosen = !delayed && c.partition >= 0;
     if (chosen && c.partition >= partitions) return HF_ERANGE;

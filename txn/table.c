@@ -21,7 +21,7 @@ enum { NO_SLOT = UINT32_MAX };
 /* ---- slots ---- */
 
 static bool slot_take(struct txn *t, struct live *x) {
-    if (t->slot_free == NO_SLOT || t->slot_count == 0) {
+    if (t->slot_free == NO_SLOT) {
         if (t->slot_count == t->slot_room) {
             uint32_t room = t->slot_room ? t->slot_room * 2 : 64;
             struct slot *bigger = realloc(t->slots, room * sizeof *bigger);

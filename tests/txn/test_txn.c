@@ -306,7 +306,7 @@ static void a_full_disk_makes_moves_late_and_loses_nothing(void **unused) {
         HALF(.id = id, .topic = "t", .value = "a");
         world_decide(&w, "g", id, "commit");
     }
-    memory_engine_fail(w.m, MEMORY_COMMIT, HF_ENOSPC, 0, 1000);
+    memory_engine_fail(w.m, MEMORY_COMMIT, HF_ENOSPC, 0, 50);
     world_run(&w, HF_MINUTES(2));
     assert_int_equal(world_count(&w, "t", "a"), 20);
     world_close(&w);
