@@ -70,9 +70,9 @@ struct kafka_range *broker_range(struct broker_request *rq);
  */
 void broker_drop_ranges(struct broker_request *rq);
 
-/* Encodes rq->answer and sends it when all earlier requests of the connection have theirs. Ends the request.
- * If the answer cannot be encoded (limit, memory), the
- * connection is closed. */
+/* Ends the request. rq->answer is encoded at the end of the loop's turn at the earliest, and sent when all
+ * earlier requests of the connection have their answers: what it points to must live as long as the request
+ * (its arena, its frame). If the answer cannot be encoded (limit, memory), the connection is closed. */
 void broker_answer(struct broker_request *rq);
 
 /* Ends the request without an answer (acks=0). */

@@ -36,6 +36,14 @@ int16_t groups_error(enum group_result r) {
     return (size_t)r < sizeof(errors) / sizeof(errors[0]) ? errors[r] : KAFKA_UNKNOWN_SERVER_ERROR;
 }
 
+bool groups_keep(struct broker_request *rq, hf_str *s) {
+    if (!s->p) return true;
+    hf_str copy = hf_arena_str(&rq->arena, *s);
+    if (!copy.p) return false;
+    *s = copy;
+    return true;
+}
+
 void groups_refuse(struct broker_request *rq) {
     broker_refuse(rq, "the answer takes more memory than the limit");
 }

@@ -16,6 +16,13 @@ static void describe_member(void *arg, const struct group_member_view *m) {
                                                                          .member_assignment = m->assignment};
 }
 
+static bool keep_member(struct broker_request *rq, struct kafka_described_member *m) {
+    if (!m->member_assignment.p) m->member_assignment = HF_STR("");
+    return groups_keep(rq, &m->member_id) && groups_keep(rq, &m->group_instance_id) &&
+           groups_keep(rq, &m->client_id) && groups_keep(rq, &m->client_host) &&
+           groups_keep(rq, &m->member_metadata) && groups_keep(rq, &m->member_assignment);
+}
+
 /* A group that does not exist is "Dead", without an error. */
 static bool describe_one(struct groups_part *p, struct broker_request *rq, hf_str id,
                          struct kafka_described_group *out) {
@@ -29,9 +36,9 @@ static bool describe_one(struct groups_part *p, struct broker_request *rq, hf_st
     out->members = hf_arena_array(&rq->arena, v.member_count, sizeof(*out->members));
     if (!out->members) return false;
     group_describe(p->groups, id, &v, describe_member, out);
-    for (int32_t i = 0; i < out->members_count; i++)
-        if (!out->members[i].member_assignment.p) out->members[i].member_assignment = HF_STR("");
-    return true;
+    bool kept = groups_keep(rq, &out->protocol_type) && groups_keep(rq, &out->protocol_data);
+    for (int32_t i = 0; kept && i < out->members_count; i++) kept = keep_member(rq, &out->members[i]);
+    return kept;
 }
 
 void on_describe_groups(void *state, struct broker_request *rq) {
@@ -92,7 +99,13 @@ void on_list_groups(void *state, struct broker_request *rq) {
     groups_each(p->groups, list_group, &l);
     a->groups = l.groups;
     a->groups_count = l.count;
-    broker_answer(rq);
+    bool kept = true;
+    for (int32_t i = 0; kept && i < l.count; i++)
+        kept = groups_keep(rq, &l.groups[i].group_id) && groups_keep(rq, &l.groups[i].protocol_type);
+    if (kept)
+        broker_answer(rq);
+    else
+        groups_refuse(rq);
 }
 
 /* ---- DeleteGroups ---- */

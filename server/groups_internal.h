@@ -25,6 +25,10 @@ int64_t groups_now_ms(const struct groups_part *p);
 
 int16_t groups_error(enum group_result r);
 
+/* What the coordinator shows is borrowed, and an answer is encoded later: *s becomes a copy that lives as
+ * long as the request. false: without memory. */
+bool groups_keep(struct broker_request *rq, hf_str *s);
+
 /* The answer did not fit. */
 void groups_refuse(struct broker_request *rq);
 

@@ -41,6 +41,17 @@ void on_find_coordinator(void *state, struct broker_request *rq) {
 
 /* ---- JoinGroup ---- */
 
+static bool keep_joined(struct broker_request *rq, struct kafka_join_group_response *a) {
+    bool kept = groups_keep(rq, &a->protocol_type) && groups_keep(rq, &a->protocol_name) &&
+                groups_keep(rq, &a->leader) && groups_keep(rq, &a->member_id);
+    for (int32_t i = 0; kept && i < a->members_count; i++) {
+        struct kafka_join_group_member *m = &a->members[i];
+        kept = groups_keep(rq, &m->member_id) && groups_keep(rq, &m->group_instance_id) &&
+               groups_keep(rq, &m->metadata);
+    }
+    return kept;
+}
+
 static void joined(void *arg, const struct group_joined *r) {
     struct broker_request *rq = group_wait_end(arg);
     if (!rq) return;
@@ -55,18 +66,17 @@ static void joined(void *arg, const struct group_joined *r) {
     a->member_id = r->member_id;
     a->skip_assignment = r->skip_assignment;
     a->members = hf_arena_array(&rq->arena, r->member_count, sizeof(*a->members));
-    if (!a->members) {
-        groups_refuse(rq);
-        return;
-    }
-    a->members_count = (int32_t)r->member_count;
-    for (size_t i = 0; i < r->member_count; i++)
+    a->members_count = a->members ? (int32_t)r->member_count : 0;
+    for (int32_t i = 0; i < a->members_count; i++)
         a->members[i] = (struct kafka_join_group_member){
             .member_id = r->members[i].id,
             .group_instance_id = r->members[i].instance_id,
             .metadata = r->members[i].metadata,
         };
-    broker_answer(rq);
+    if (a->members && keep_joined(rq, a))
+        broker_answer(rq);
+    else
+        groups_refuse(rq);
 }
 
 /* "127.0.0.1:53412" as Kafka shows it: "/127.0.0.1". */
@@ -118,7 +128,11 @@ static void synced(void *arg, const struct group_synced *r) {
         a->protocol_name = r->protocol;
     }
     a->assignment = r->assignment.p ? r->assignment : HF_STR("");
-    broker_answer(rq);
+    if (groups_keep(rq, &a->protocol_type) && groups_keep(rq, &a->protocol_name) &&
+        groups_keep(rq, &a->assignment))
+        broker_answer(rq);
+    else
+        groups_refuse(rq);
 }
 
 void on_sync_group(void *state, struct broker_request *rq) {

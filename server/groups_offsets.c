@@ -88,23 +88,24 @@ static int64_t clamp(struct server *s, const struct group_offset *o) {
     return o->offset < bounds.end ? o->offset : bounds.end;
 }
 
-static void show(struct server *s, const struct group_offset *o,
+static bool show(struct server *s, struct broker_request *rq, const struct group_offset *o,
                  struct kafka_offset_fetch_response_partition *out) {
     *out = (struct kafka_offset_fetch_response_partition){.partition_index = o->partition,
                                                           .committed_offset = clamp(s, o),
                                                           .committed_leader_epoch = o->leader_epoch,
                                                           .metadata = o->metadata};
+    return groups_keep(rq, &out->metadata);
 }
 
 /* "None" is offset -1 without an error, for unknown groups too. */
-static void fetch_named(struct groups_part *p, hf_str group, hf_str topic, int32_t partition,
-                        struct kafka_offset_fetch_response_partition *out) {
+static bool fetch_named(struct groups_part *p, struct broker_request *rq, hf_str group, hf_str topic,
+                        int32_t partition, struct kafka_offset_fetch_response_partition *out) {
     struct group_offset o;
     *out = (struct kafka_offset_fetch_response_partition){.partition_index = partition,
                                                           .committed_offset = -1,
                                                           .committed_leader_epoch = -1,
                                                           .metadata = HF_STR("")};
-    if (group_offset_get(p->groups, group, topic, partition, &o)) show(p->server, &o, out);
+    return !group_offset_get(p->groups, group, topic, partition, &o) || show(p->server, rq, &o, out);
 }
 
 struct fetched {
@@ -112,31 +113,34 @@ struct fetched {
     int32_t count;
 };
 
-static bool fetch_topics(struct groups_part *p, struct hf_arena *arena, hf_str group,
+static bool fetch_topics(struct groups_part *p, struct broker_request *rq, hf_str group,
                          const struct kafka_offset_fetch_request_topic *in, int32_t count,
                          struct fetched *out) {
-    out->topics = hf_arena_array(arena, (size_t)count, sizeof(*out->topics));
+    out->topics = hf_arena_array(&rq->arena, (size_t)count, sizeof(*out->topics));
     if (!out->topics) return false;
     out->count = count;
-    for (int32_t i = 0; i < count; i++) {
+    bool fits = true;
+    for (int32_t i = 0; fits && i < count; i++) {
         struct kafka_offset_fetch_response_topic *t = &out->topics[i];
         t->name = in[i].name;
-        t->partitions = hf_arena_array(arena, (size_t)in[i].partition_indexes_count, sizeof(*t->partitions));
-        if (!t->partitions) return false;
         t->partitions_count = in[i].partition_indexes_count;
-        for (int32_t k = 0; k < t->partitions_count; k++)
-            fetch_named(p, group, t->name, in[i].partition_indexes[k], &t->partitions[k]);
+        t->partitions = hf_arena_array(&rq->arena, (size_t)t->partitions_count, sizeof(*t->partitions));
+        fits = t->partitions != NULL;
+        for (int32_t k = 0; fits && k < t->partitions_count; k++)
+            fits = fetch_named(p, rq, group, t->name, in[i].partition_indexes[k], &t->partitions[k]);
     }
-    return true;
+    return fits;
 }
 
 /* All offsets of a group, which come by topic: counted first, then filled in. */
 struct all {
     struct server *server;
+    struct broker_request *rq;
     struct fetched *out;
     hf_str topic;
     size_t topics, partitions;
     struct kafka_offset_fetch_response_partition *room; /* what is left of one array for all */
+    bool fits;
 };
 
 static void count_offset(void *arg, const struct group_offset *o) {
@@ -149,29 +153,32 @@ static void count_offset(void *arg, const struct group_offset *o) {
 static void fill_offset(void *arg, const struct group_offset *o) {
     struct all *a = arg;
     struct fetched *f = a->out;
-    if (f->count == 0 || !hf_str_eq(f->topics[f->count - 1].name, o->topic))
-        f->topics[f->count++] =
+    if (!a->fits) return;
+    if (f->count == 0 || !hf_str_eq(f->topics[f->count - 1].name, o->topic)) {
+        f->topics[f->count] =
             (struct kafka_offset_fetch_response_topic){.name = o->topic, .partitions = a->room};
-    show(a->server, o, a->room++);
+        a->fits = groups_keep(a->rq, &f->topics[f->count].name);
+        f->count++;
+    }
+    a->fits = a->fits && show(a->server, a->rq, o, a->room++);
     f->topics[f->count - 1].partitions_count++;
 }
 
-static bool fetch_all(struct groups_part *p, struct hf_arena *arena, hf_str group, struct fetched *out) {
-    struct all a = {.server = p->server, .out = out};
+static bool fetch_all(struct groups_part *p, struct broker_request *rq, hf_str group, struct fetched *out) {
+    struct all a = {.server = p->server, .rq = rq, .out = out, .fits = true};
     group_offset_each(p->groups, group, count_offset, &a);
-    out->topics = hf_arena_array(arena, a.topics, sizeof(*out->topics));
-    a.room = hf_arena_array(arena, a.partitions, sizeof(*a.room));
+    out->topics = hf_arena_array(&rq->arena, a.topics, sizeof(*out->topics));
+    a.room = hf_arena_array(&rq->arena, a.partitions, sizeof(*a.room));
     if (!out->topics || !a.room) return false;
     group_offset_each(p->groups, group, fill_offset, &a);
-    return true;
+    return a.fits;
 }
 
 static bool fetch_group(struct groups_part *p, struct broker_request *rq, hf_str group,
                         const struct kafka_offset_fetch_request_topic *topics, int32_t count,
                         struct fetched *out) {
     bool all = count < 0;
-    return all ? fetch_all(p, &rq->arena, group, out)
-               : fetch_topics(p, &rq->arena, group, topics, count, out);
+    return all ? fetch_all(p, rq, group, out) : fetch_topics(p, rq, group, topics, count, out);
 }
 
 void on_offset_fetch(void *state, struct broker_request *rq) {
