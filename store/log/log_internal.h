@@ -432,6 +432,7 @@ void segment_path(const struct segment *s, const char *ext, char out[LOG_PATH]);
 struct segment *segment_add(struct log_partition *p, int64_t base);
 HF_CHECK enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
                                     struct segment **out);
+HF_CHECK enum hf_err segment_first(struct log_partition *p, struct segment **out);
 HF_CHECK enum hf_err segment_open(struct segment *s);
 HF_CHECK enum hf_err segment_writable(struct segment *s, uint64_t room);
 HF_CHECK enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n);

@@ -104,7 +104,8 @@ void psync_begin(struct log_partition *p, bool urgent) {
     p->sync.serial++;
     DL_APPEND2(p->log->syncing, p, sync.prev, sync.next);
     partition_ref(p);
-    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS;
+    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS ||
+                      p->log->open_segments > LOG_OPEN_SEGMENTS; /* then to be closed */
     p->sync.waiting = 1; /* this call's own, so that it cannot end before all was asked */
     struct segment *s;
     DL_FOREACH (p->segments, s) {

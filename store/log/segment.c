@@ -52,14 +52,20 @@ static void touch(struct segment *s) {
 
 static bool busy(const struct segment *s) {
     if (s->dirty || s->index_dirty || s->pin.count > 0) return true;
-    return s->p && s->p->sync.running;
+    return !s->p || s->p->sync.running;
 }
 
+/* Closes what was not used for long. What is in the way of that is done first: an idle active segment gives
+ * back its preallocation, dirty ones are synced, and a later call closes them. */
 void segment_evict(struct log *l) {
     struct segment *s = l->lru ? l->lru->lru_prev : NULL;
     for (size_t seen = 0; s && l->open_segments > LOG_OPEN_SEGMENTS && seen < 16; seen++) {
         struct segment *before = s == l->lru ? NULL : s->lru_prev;
-        if (!busy(s)) segment_close(s);
+        if (!busy(s) && s->allocated > s->size && segment_trim(s)) return;
+        if (!busy(s))
+            segment_close(s);
+        else if (l->open && s->p && (s->dirty || s->index_dirty))
+            psync_begin(s->p, false);
         s = before;
     }
 }
@@ -182,6 +188,25 @@ enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
     s->dirty = true;
     p->dirty_dir = true;
     partition_mark_dirty(p);
+    *out = s;
+    return HF_OK;
+}
+
+/* The first segment of a partition that is being made: an empty file, which takes no space yet. Its name is
+ * durable when the folder's sync has ended [L13]. */
+enum hf_err segment_first(struct log_partition *p, struct segment **out) {
+    struct segment *s = segment_add(p, 0);
+    if (!s) return HF_ENOMEM;
+    char path[LOG_PATH];
+    segment_path(s, "log", path);
+    struct hf_file *f;
+    enum hf_err e = env_open(p->log->env, path, ENV_CREATE, &f);
+    if (e) {
+        segment_remove(s, false);
+        return e;
+    }
+    env_close(f);
+    s->sized = true;
     *out = s;
     return HF_OK;
 }

@@ -17,7 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TOPIC_VALUE = 16 + 4 + 1 + 4 + 8, FLAG_INTERNAL = 1, FLAG_APPEND_TIME = 2, METADATA_MAX = 128 };
+enum {
+    TOPIC_VALUE = 16 + 4 + 1 + 4 + 8,
+    FLAG_INTERNAL = 1,
+    FLAG_APPEND_TIME = 2,
+    METADATA_MAX = 128,
+    CREATE_AT_A_TIME = 16
+};
 
 void base64url(const uint8_t b[16], char out[24]) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -293,7 +299,7 @@ enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metada
     metadata_path(p, path);
     int n = metadata_text(p->topic, text);
     struct segment *s;
-    e = segment_create(p, 0, 0, &s);
+    e = segment_first(p, &s);
     if (e) return e;
     p->end = p->journaled = p->durable = p->high = p->synced = (struct place){s, 0, 0};
     struct hf_file *f;
@@ -366,14 +372,23 @@ enum hf_err trash_load(struct log *l) {
 
 /* ---- create ---- */
 
+/* Folders are made and synced a few at a time, however many partitions there are. */
+struct folder {
+    struct creation *x;
+    struct hf_file *metadata; /* open while it is synced */
+    char path[LOG_PATH];
+    struct env_sync of_metadata, of_folder;
+    int waiting;
+};
+
 struct creation {
     struct creation *prev, *next;
     struct log *l;
     struct topic *t;
-    struct hf_file **metadata;
-    struct env_sync *syncs; /* of each partition's metadata and folder; the last one is `topics/` */
-    char (*dirs)[LOG_PATH];
-    size_t waiting;
+    int32_t made;    /* partitions whose folder was begun */
+    int32_t waiting; /* and is not yet durable */
+    struct folder folders[CREATE_AT_A_TIME];
+    struct env_sync of_topics;
     log_done *done;
     void *arg;
     struct completion failed;
@@ -382,11 +397,8 @@ struct creation {
 
 static void creation_free(struct creation *x) {
     DL_DELETE(x->l->creations, x);
-    for (int32_t i = 0; x->metadata && i < x->t->partitions; i++)
-        if (x->metadata[i]) env_close(x->metadata[i]);
-    free(x->metadata);
-    free(x->syncs);
-    free(x->dirs);
+    for (int i = 0; i < CREATE_AT_A_TIME; i++)
+        if (x->folders[i].metadata) env_close(x->folders[i].metadata);
     free(x);
 }
 
@@ -397,8 +409,6 @@ static void undo(struct log *l, struct topic *t) {
         struct log_partition *p = t->partition[i];
         char path[LOG_PATH];
         p->gone = true;
-        if (p->dirty) DL_DELETE2(l->dirty, p, dirty_prev, dirty_next);
-        p->dirty = false;
         topic_folder_path(t, i, path);
         if (p->segments) trash_folder(l, path);
     }
@@ -407,15 +417,21 @@ static void undo(struct log *l, struct topic *t) {
 
 static void creation_failed(struct completion *c, bool tell) {
     struct creation *x = (struct creation *)((char *)c - offsetof(struct creation, failed));
+    if (!tell) return; /* creations_forget has it */
     log_done *done = x->done;
     void *arg = x->arg;
     enum hf_err e = x->e;
     struct topic *t = x->t;
     struct log *l = x->l;
     creation_free(x);
-    if (!tell) return;
     undo(l, t);
     if (done) done(arg, e);
+}
+
+static void creation_fail(struct creation *x, enum hf_err e) {
+    x->e = e;
+    x->failed.run = creation_failed;
+    log_ready(x->l, &x->failed);
 }
 
 static void created(void *arg, enum hf_err e) {
@@ -445,57 +461,66 @@ static void commit_topic(struct creation *x) {
     if (!e) e = commit_start(x->l, &c, live, x, created, x);
     hf_buf_fini(&key);
     hf_buf_fini(&value);
-    if (!e) return;
-    x->e = e;
-    x->failed.run = creation_failed;
-    log_ready(x->l, &x->failed);
+    if (e) creation_fail(x, e);
 }
 
-static void folder_synced(struct env_sync *s, enum hf_err e) {
+static void names_synced(struct env_sync *s, enum hf_err e) {
     struct creation *x = s->arg;
+    x->l->syncs--;
+    if (e)
+        log_fail(x->l, e, "sync of topics/");
+    else if (!x->l->failed)
+        commit_topic(x);
+}
+
+static void make_folders(struct creation *x);
+
+static void folder_synced(struct env_sync *s, enum hf_err e) {
+    struct folder *f = s->arg;
+    struct creation *x = f->x;
     struct log *l = x->l;
     l->syncs--;
     if (e) {
         log_fail(l, e, "sync of a folder");
         return;
     }
-    if (l->failed || --x->waiting > 0) return;
-    size_t n = (size_t)x->t->partitions * 2;
-    if (s != &x->syncs[n]) { /* the folders are durable, now their names */
-        x->waiting = 1;
-        x->syncs[n] = (struct env_sync){.dir = "topics", .done = folder_synced, .arg = x, .urgent = true};
-        l->syncs++;
-        env_sync_begin(l->env, &x->syncs[n]);
-        return;
-    }
-    commit_topic(x);
+    if (l->failed || --f->waiting > 0) return;
+    env_close(f->metadata);
+    f->metadata = NULL;
+    x->waiting--;
+    make_folders(x);
 }
 
-static enum hf_err make_folders(struct creation *x) {
-    size_t n = (size_t)x->t->partitions;
-    x->metadata = calloc(n, sizeof(struct hf_file *));
-    x->syncs = calloc(n * 2 + 1, sizeof *x->syncs);
-    x->dirs = calloc(n, sizeof *x->dirs);
-    if (!x->metadata || !x->syncs || !x->dirs) return HF_ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        enum hf_err e = topic_folder_create(x->t->partition[i], &x->metadata[i]);
-        if (e) return e;
-    }
+static enum hf_err make_folder(struct creation *x, struct folder *f) {
+    struct log *l = x->l;
+    struct log_partition *p = x->t->partition[x->made];
+    enum hf_err e = topic_folder_create(p, &f->metadata);
+    if (e) return e;
+    topic_folder_path(x->t, p->number, f->path);
+    f->x = x;
+    f->waiting = 2;
+    x->made++;
+    x->waiting++;
+    l->syncs += 2;
+    f->of_metadata = (struct env_sync){.file = f->metadata, .done = folder_synced, .arg = f, .urgent = true};
+    f->of_folder = (struct env_sync){.dir = f->path, .done = folder_synced, .arg = f, .urgent = true};
+    env_sync_begin(l->env, &f->of_metadata);
+    env_sync_begin(l->env, &f->of_folder);
     return HF_OK;
 }
 
-static void sync_folders(struct creation *x) {
-    size_t n = (size_t)x->t->partitions;
-    x->waiting = n * 2;
-    x->l->syncs += n * 2;
-    for (size_t i = 0; i < n; i++) {
-        topic_folder_path(x->t, (int32_t)i, x->dirs[i]);
-        struct env_sync *s = &x->syncs[i * 2];
-        s[0] = (struct env_sync){.file = x->metadata[i], .done = folder_synced, .arg = x, .urgent = true};
-        s[1] = (struct env_sync){.dir = x->dirs[i], .done = folder_synced, .arg = x, .urgent = true};
-        env_sync_begin(x->l->env, &s[0]);
-        env_sync_begin(x->l->env, &s[1]);
+/* Goes on with the next folders; when all are durable, with their names. */
+static void make_folders(struct creation *x) {
+    for (int i = 0; i < CREATE_AT_A_TIME && !x->e && x->made < x->t->partitions; i++)
+        if (!x->folders[i].metadata) x->e = make_folder(x, &x->folders[i]);
+    if (x->waiting > 0) return;
+    if (x->e) {
+        creation_fail(x, x->e);
+        return;
     }
+    x->l->syncs++;
+    x->of_topics = (struct env_sync){.dir = "topics", .done = names_synced, .arg = x, .urgent = true};
+    env_sync_begin(x->l->env, &x->of_topics);
 }
 
 static enum hf_err settle_config(struct log *l, hf_str name, struct log_topic_config *c) {
@@ -547,14 +572,7 @@ enum hf_err log_topic_create(struct log *l, hf_str name, const struct log_topic_
         return e;
     }
     DL_APPEND(l->creations, x);
-    e = make_folders(x);
-    if (e) {
-        struct topic *t = x->t;
-        creation_free(x);
-        undo(l, t);
-        return e;
-    }
-    sync_folders(x);
+    make_folders(x);
     return HF_OK;
 }
 
