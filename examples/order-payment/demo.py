@@ -66,22 +66,22 @@ class Program:
             return None
         return self.process.stdout.readline().strip() or None
 
-    def end(self, how=signal.SIGTERM):
-        """Asks it to end; wait() then sees that it did."""
+    def end(self, how=None):
+        """Asks it to end, by the end of its input or a signal; wait() then sees that it did."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        if self.process.poll() is None:
+        if how and self.process.poll() is None:
             self.process.send_signal(how)
 
     def wait(self, seconds=15):
+        """True if it ended by itself, and well."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return False
         self.process.stdout.close()
-        return True
+        return self.process.returncode == 0
 
 
 class Plan:
@@ -126,6 +126,8 @@ class Shop:
                             "SHOP_CHECK_AFTER": str(CHECK_AFTER_MS), "SHOP_TRACE": self.trace_file,
                             "SHOP_FAIL": str(FAIL_PERCENT)}
         self.workers = {}  # (group, number) → Program
+        self.checker = None
+        self.threads = []
         self.to_place = queue.Queue()
         self.payments = []  # heap of (when, order, payment number)
         self.payments_lock = threading.Condition()
@@ -169,12 +171,9 @@ class Shop:
         for i in self.plan.ids:
             self.to_place.put(i)
         jobs = [self.place] * PLACE_SERVICES + [self.pay] * PAY_SERVICES + [self.customers]
-        self.placers = []
-        for n, job in enumerate(jobs):
-            t = threading.Thread(target=self.guarded, args=(job,), daemon=True)
+        self.threads = [threading.Thread(target=self.guarded, args=(job,), daemon=True) for job in jobs]
+        for t in self.threads:
             t.start()
-            if n < PLACE_SERVICES:
-                self.placers.append(t)
 
     def guarded(self, job):
         try:
@@ -200,10 +199,15 @@ class Shop:
             self.add(answer.split()[0] if answer else "died")
             if answer is None:
                 service.wait()
+                self.note(event="service-died", order=order, victim=service.process.pid)
                 service = None
         if service:
-            service.end()
-            service.wait()
+            self.finish("place", service)
+
+    def finish(self, name, program, how=None):
+        program.end(how)
+        if not program.wait():
+            self.failures.append(f"{name} did not end well: status {program.process.returncode}")
 
     # ---- customers see their orders and pay, or do not ----
 
@@ -257,8 +261,7 @@ class Shop:
                     self.owe(time.time() + random.uniform(0.01, 1.0), order, 2)
             with self.payments_lock:
                 self.payments_open -= 1
-        service.end()
-        service.wait()
+        self.finish("pay", service)
 
     # ---- breaking things ----
 
@@ -315,7 +318,7 @@ class Shop:
         self.kill_workers()
         self.wait_placed(0.7)
         self.kill_server()
-        for t in self.placers:
+        for t in self.threads[:PLACE_SERVICES]:
             t.join()
         say("all orders handed in: " + ", ".join(f"{n} {what}" for what, n in sorted(self.count.items()) if n))
 
@@ -366,12 +369,14 @@ class Shop:
 
     def stop(self):
         self.done.set()
-        for p in [*self.workers.values(), self.checker]:
-            p.end()
+        for t in self.threads:
+            t.join(30)
+        for p in self.workers.values():
+            p.end(signal.SIGTERM)
         for key, p in self.workers.items():
-            if not p.wait():
-                self.failures.append(f"a worker of {key[0]} did not end after SIGTERM")
-        self.checker.wait()
+            self.finish(f"a worker of {key[0]}", p)
+        if self.checker:
+            self.finish("place --check", self.checker)
 
     def judge(self):
         plan = {"server": self.server.address, "api": self.server.api, "orders": self.orders_file,

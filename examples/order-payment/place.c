@@ -28,14 +28,18 @@ static bool fault_is(const struct job *j, const char *name) {
 }
 
 static void die_if(const struct job *j, const char *name) {
-    if (fault_is(j, name)) kill(getpid(), SIGKILL);
+    if (!fault_is(j, name)) return;
+    trace("\"event\":\"fault\",\"what\":\"%s\",\"id\":\"%s\"", name, j->order.id);
+    kill(getpid(), SIGKILL);
 }
 
 /* Twice as long as the server waits before it asks. */
 static void dawdle(const struct job *j) {
     int64_t ms = 2 * atoll(setting("SHOP_CHECK_AFTER", "6000"));
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    if (fault_is(j, "slow")) nanosleep(&t, NULL);
+    if (!fault_is(j, "slow")) return;
+    nanosleep(&t, NULL);
+    trace("\"event\":\"fault\",\"what\":\"slow\",\"id\":\"%s\"", j->order.id);
 }
 
 /* A coupon that is not free makes an order without coupon. */

@@ -134,7 +134,8 @@ def provoked(e):
     near = [p for p in e.payments if p["order_id"] in due and abs(p["at_ms"] - due[p["order_id"]]) <= NEAR_MS]
     kills = e.events("killed")
     server = e.events("server-killed")
-    fault = collections.Counter(e.plan["faults"].values())
+    died = {d["victim"] for d in e.events("service-died")}
+    fault = collections.Counter(f["what"] for f in e.events("fault") if f["what"] == "slow" or f["pid"] in died)
     copies = collections.Counter(header(r, "hf-message-id") for r in e.topics["orders.paid"])
     rows = [("services killed between local commit and decision", fault["die-after"]),
             ("services killed before the local commit", fault["die-before"]),
