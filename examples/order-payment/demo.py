@@ -39,6 +39,7 @@ FAIL_PERCENT = 8
 PARTITIONS = 4
 PLACE_SERVICES = 6
 PAY_SERVICES = 3
+PUNCTUAL_SERVICES = 2  # for the payments that aim at the millisecond in which the order is cancelled
 SKUS = 10
 GROUPS = ["inventory", "points", "coupon"]
 POISON = {f"{i}": "reject" if i % 2 else "never" for i in range(1, 7)}
@@ -103,12 +104,41 @@ class Plan:
         for i in dice.sample(self.ids, orders * 2 // 3):
             kind = dice.random()
             if kind < 0.25:
-                self.pay_after[i] = due + dice.uniform(-0.012, 0.004)
+                self.pay_after[i] = due + dice.uniform(-0.014, 0.002)
             elif kind < 0.33:
                 self.pay_after[i] = due + dice.uniform(0.1, 1.0)
             else:
                 self.pay_after[i] = dice.uniform(0.1, due - 0.3)
         self.twice = set(dice.sample(sorted(self.pay_after), len(self.pay_after) // 8))
+
+
+class Payments:
+    """Who pays what when, for the threads that play the bank."""
+
+    def __init__(self):
+        self.heap = []  # (when, order, number of the payment; 0: poison)
+        self.changed = threading.Condition()
+        self.open = 0  # not answered yet
+
+    def put(self, when, order, number):
+        with self.changed:
+            heapq.heappush(self.heap, (when, order, number))
+            self.open += 1
+            self.changed.notify()
+
+    def take(self, done):
+        """The next one when its time has come; None at the end."""
+        with self.changed:
+            while not done.is_set():
+                wait = self.heap[0][0] - time.time() if self.heap else 0.2
+                if self.heap and wait <= 0:
+                    return heapq.heappop(self.heap)
+                self.changed.wait(min(wait, 0.2))
+        return None
+
+    def settled(self):
+        with self.changed:
+            self.open -= 1
 
 
 class Shop:
@@ -129,9 +159,8 @@ class Shop:
         self.checker = None
         self.threads = []
         self.to_place = queue.Queue()
-        self.payments = []  # heap of (when, order, payment number)
-        self.payments_lock = threading.Condition()
-        self.payments_open = 0
+        self.payments = Payments()
+        self.punctual = Payments()
         self.placed_seen = set()
         self.done = threading.Event()
         self.failures = []
@@ -170,7 +199,8 @@ class Shop:
         self.checker = Program(self, "place", "--check")
         for i in self.plan.ids:
             self.to_place.put(i)
-        jobs = [self.place] * PLACE_SERVICES + [self.pay] * PAY_SERVICES + [self.customers]
+        jobs = [self.place] * PLACE_SERVICES + [self.customers]
+        jobs += [lambda: self.pay(self.payments)] * PAY_SERVICES + [lambda: self.pay(self.punctual)] * PUNCTUAL_SERVICES
         self.threads = [threading.Thread(target=self.guarded, args=(job,), daemon=True) for job in jobs]
         for t in self.threads:
             t.start()
@@ -226,41 +256,26 @@ class Shop:
                 if order in self.placed_seen or after is None:
                     continue
                 self.placed_seen.add(order)
-                self.owe(record.timestamp / 1000 + after, order, 1)
+                punctual = abs(after - DELAY_MS / 1000) < 0.05
+                (self.punctual if punctual else self.payments).put(record.timestamp / 1000 + after, order, 1)
         consumer.close()
 
-    def owe(self, when, order, number):
-        with self.payments_lock:
-            heapq.heappush(self.payments, (when, order, number))
-            self.payments_open += 1
-            self.payments_lock.notify()
-
-    def next_payment(self):
-        with self.payments_lock:
-            while not self.done.is_set():
-                wait = self.payments[0][0] - time.time() if self.payments else 0.2
-                if self.payments and wait <= 0:
-                    return heapq.heappop(self.payments)
-                self.payments_lock.wait(min(wait, 0.2))
-        return None
-
-    def pay(self):
+    def pay(self, payments):
         service = Program(self, "pay")
-        while (payment := self.next_payment()):
+        while (payment := payments.take(self.done)):
             _, order, number = payment
             answer = service.ask(f"poison {order} {POISON[order]}" if number == 0 else f"{order} {number}")
             word = answer.split()[0] if answer else "died"
             if word in ("again", "died"):
-                self.owe(time.time() + 0.2, order, number)  # the customer's bank asks until it is answered
+                payments.put(time.time() + 0.2, order, number)  # the customer's bank asks until it is answered
                 if answer is None:
                     service.wait()
                     service = Program(self, "pay")
             else:
                 self.add({"refused": "not paid"}.get(word, word))
                 if number == 1 and word == "paid" and order in self.plan.twice:
-                    self.owe(time.time() + random.uniform(0.01, 1.0), order, 2)
-            with self.payments_lock:
-                self.payments_open -= 1
+                    payments.put(time.time() + random.uniform(0.01, 1.0), order, 2)
+            payments.settled()
         self.finish("pay", service)
 
     # ---- breaking things ----
@@ -313,7 +328,7 @@ class Shop:
         self.start()
         self.wait_placed(0.2)
         for order in POISON:
-            self.owe(time.time(), order, 0)
+            self.payments.put(time.time(), order, 0)
         self.wait_placed(0.35)
         self.kill_workers()
         self.wait_placed(0.7)
@@ -341,8 +356,7 @@ class Shop:
     def unfinished(self):
         with contextlib.closing(sqlite3.connect(self.orders_file)) as db:
             pending = db.execute("SELECT count(*) FROM orders WHERE status = 'pending'").fetchone()[0]
-        with self.payments_lock:
-            left = {"orders pending": pending, "payments to come": self.payments_open}
+        left = {"orders pending": pending, "payments to come": self.payments.open + self.punctual.open}
         left["transactions undecided"] = self.undecided()
         if any(left.values()):
             return left
