@@ -157,7 +157,8 @@ void broker_stop(struct broker *b);
 HF_CHECK enum hf_err broker_stop_on_signal(struct broker *b, int number);
 
 /* Closes all connections: requests at work get on_gone; those that are not answered in it end here, and must
- * not be touched again. Pins of ranges are released, so the log is closed after the broker. */
+ * not be touched again; so do HTTP requests without a reply. Pins of ranges are released, so the log is
+ * closed after the broker. */
 void broker_close(struct broker *b);
 
 /* Where it listens: "127.0.0.1:9092". "" if it does not. */

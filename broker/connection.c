@@ -16,8 +16,9 @@
  *   frames_max    bytes of all frames together: a connection that would pass it waits (`starved`); stalled
  *                 frames are closed by the sweep, so the wait ends
  *   pipeline_max, answers_max
- *                 the next request is not started, and while one is waiting to be started nothing is read. So
- * at most one read's worth of requests (64 KiB) waits beyond those at work
+ *                 the next request is not started, and while one is waiting to be started nothing is read.
+ *                 At most pipeline_max requests queue; what one read brought beyond them (64 KiB at most) is
+ *                 kept as bytes (`stash`)
  *
  * A client that goes away ends its waits: the end of its stream is noticed even when nothing is read
  * (EPOLLRDHUP). What it sent before is still worked on (acks=0 producers close right after sending), but
@@ -53,6 +54,9 @@ struct broker_connection {
     uint8_t *frame; /* being received; NULL: none */
     size_t frame_size, frame_n;
     bool frame_admitted; /* counted in frames_held */
+
+    uint8_t *stash; /* bytes read, but not cut into frames yet; NULL: none */
+    size_t stash_at, stash_n;
 
     struct broker_request *first, **last; /* unanswered, in order of arrival */
     size_t count, started;                /* started ones stand before queued ones */
@@ -160,6 +164,8 @@ void connection_close(struct broker_connection *c) {
     evbuffer_free(c->out); /* releases the pins of unsent ranges */
     c->out = NULL;
     drop_frame(c);
+    free(c->stash);
+    c->stash = NULL;
     unlink_open(c);
     link_closed(c);
     c->broker->stats.connections--;
@@ -192,7 +198,8 @@ const char *connection_address(const struct broker_connection *c) {
 /* ---- bytes in ---- */
 
 static bool may_read(const struct broker_connection *c) {
-    return c->fd >= 0 && !c->broker->stopping && !c->ended && !c->starved && c->count == c->started;
+    return c->fd >= 0 && !c->broker->stopping && !c->ended && !c->starved && c->count == c->started &&
+           c->count < c->broker->options.pipeline_max;
 }
 
 /* The frame in c->frame is whole. */
@@ -254,10 +261,11 @@ static bool begin_frame(struct broker_connection *c) {
     return true;
 }
 
-/* Cuts bytes into frames; a frame that is not whole stays in c->frame. */
-static void cut_frames(struct broker_connection *c, const uint8_t *p, size_t n) {
+/* Cuts bytes into frames, as long as requests may queue; a frame that is not whole stays in c->frame. Returns
+ * how many bytes were used. */
+static size_t cut_frames(struct broker_connection *c, const uint8_t *p, size_t n) {
     size_t used = 0;
-    while (c->fd >= 0) {
+    while (c->fd >= 0 && used < n && c->count < c->broker->options.pipeline_max) {
         if (!c->frame) {
             size_t k = BROKER_PREFIX - c->prefix_n;
             if (k > n - used) k = n - used;
@@ -271,9 +279,31 @@ static void cut_frames(struct broker_connection *c, const uint8_t *p, size_t n) 
         memcpy(c->frame + c->frame_n, p + used, k);
         c->frame_n += k;
         used += k;
-        if (c->frame_n < c->frame_size) break;
-        take_frame(c);
+        if (c->frame_n == c->frame_size) take_frame(c);
     }
+    return used;
+}
+
+static void cut_stash(struct broker_connection *c) {
+    c->stash_at += cut_frames(c, c->stash + c->stash_at, c->stash_n - c->stash_at);
+    if (c->fd < 0 || c->stash_at < c->stash_n) return; /* closing has freed it, or the rest waits */
+    free(c->stash);
+    c->stash = NULL;
+}
+
+/* What is in the scratch buffer belongs to this connection. */
+static void cut_scratch(struct broker_connection *c, size_t n) {
+    const uint8_t *scratch = c->broker->scratch;
+    size_t used = cut_frames(c, scratch, n);
+    if (c->fd < 0 || used == n) return;
+    c->stash = malloc(n - used);
+    if (!c->stash) {
+        connection_refuse(c, "no memory for what was received");
+        return;
+    }
+    memcpy(c->stash, scratch + used, n - used);
+    c->stash_at = 0;
+    c->stash_n = n - used;
 }
 
 /* A large frame takes what it lacks directly; all else goes through the scratch buffer. */
@@ -287,7 +317,7 @@ static ssize_t read_some(struct broker_connection *c) {
         if (n > 0 && c->frame_n == c->frame_size) take_frame(c);
     } else {
         n = read(c->fd, b->scratch, sizeof(b->scratch));
-        if (n > 0) cut_frames(c, b->scratch, (size_t)n);
+        if (n > 0) cut_scratch(c, (size_t)n);
     }
     if (n > 0) b->stats.bytes_in += (uint64_t)n;
     return n;
@@ -301,12 +331,20 @@ static void begin_leaving(struct broker_connection *c) {
     tell_gone(c);
 }
 
+static bool something_to_read(const struct broker_connection *c) {
+    return c->can_read || c->stash;
+}
+
 /* Reads as much as may be read, but lets others have their turn: the event is then raised again. */
 static void read_on(struct broker_connection *c) {
-    for (int turns = 0; c->can_read && may_read(c); turns++) {
+    for (int turns = 0; something_to_read(c) && may_read(c); turns++) {
         if (turns == READ_TURNS) {
             event_active(c->io, EV_READ, 0);
             return;
+        }
+        if (c->stash) {
+            cut_stash(c);
+            continue;
         }
         ssize_t n = read_some(c);
         if (n < 0 && errno == EINTR) continue;
@@ -393,13 +431,14 @@ static void collect_answers(struct broker_connection *c) {
 
 static void write_some(struct broker_connection *c) {
     while (c->fd >= 0 && c->can_write && evbuffer_get_length(c->out) > 0) {
-        int n = evbuffer_write(c->out, c->fd);
+        errno = 0;
+        int n = evbuffer_write(c->out, c->fd); /* 0 with EAGAIN, too: from sendfile */
         if (n > 0) {
             c->broker->stats.bytes_out += (uint64_t)n;
             touch(c);
-        } else if (n < 0 && errno == EAGAIN) {
+        } else if (errno == EAGAIN) {
             c->can_write = false;
-        } else if (n == 0 || errno != EINTR) {
+        } else if (errno != EINTR) {
             connection_close(c); /* gone, or a file range that ended early */
         }
     }
@@ -421,7 +460,7 @@ static void settle(struct broker_connection *c) {
         write_some(c);
         start_requests(c);
     } while (c->first && c->first->progress == BROKER_ANSWERED);
-    if (c->can_read && may_read(c)) event_active(c->io, EV_READ, 0);
+    if (something_to_read(c) && may_read(c)) event_active(c->io, EV_READ, 0);
     if (c->fd >= 0 && c->first && !may_read(c) && reset_by_client(c)) connection_close(c);
     if (c->ended && c->fd >= 0 && !c->first && evbuffer_get_length(c->out) == 0) connection_close(c);
 }

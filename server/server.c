@@ -187,6 +187,23 @@ static void set_advertised(struct server *s) {
         (void)snprintf(s->host, sizeof(s->host), "localhost");
 }
 
+/* In the reverse order of opening, as far as that got. */
+static enum hf_err shut(struct server *s) {
+    enum hf_err e = s->failure;
+    if (s->broker) broker_close(s->broker);
+    while (s->opened > 0) {
+        s->opened--;
+        if (server_parts[s->opened]->close) server_parts[s->opened]->close(s->states[s->opened]);
+    }
+    if (s->log && e)
+        log_abandon(s->log);
+    else if (s->log)
+        e = log_close(s->log);
+    if (s->env) hf_env_close(s->env);
+    free(s);
+    return e;
+}
+
 enum hf_err server_open(const struct server_settings *settings, struct server **out) {
     struct server *s = calloc(1, sizeof(*s));
     if (!s) return HF_ENOMEM;
@@ -195,8 +212,8 @@ enum hf_err server_open(const struct server_settings *settings, struct server **
     if (!e) e = open_parts(s);
     if (!e) e = open_broker(s);
     if (e) {
-        enum hf_err closing = server_close(s);
-        return closing ? e : e;
+        (void)shut(s);
+        return e;
     }
     set_advertised(s);
     s->ready = true;
@@ -211,19 +228,7 @@ enum hf_err server_run(struct server *s) {
 }
 
 enum hf_err server_close(struct server *s) {
-    enum hf_err e = s->failure;
-    if (s->broker) broker_close(s->broker);
-    while (s->opened > 0) {
-        s->opened--;
-        if (server_parts[s->opened]->close) server_parts[s->opened]->close(s->states[s->opened]);
-    }
-    if (s->log && e)
-        log_abandon(s->log);
-    else if (s->log)
-        e = log_close(s->log);
-    if (s->env) hf_env_close(s->env);
-    free(s);
-    return e;
+    return shut(s);
 }
 
 const char *server_kafka_address(const struct server *s) {

@@ -39,7 +39,8 @@ struct fixture {
     bool heedless; /* handlers take no notice of clients that leave */
     struct broker_stats stats;
     int file;
-    int big; /* bytes of each metadata answer */
+    int big;   /* bytes of each metadata answer */
+    int range; /* bytes of each fetch answer's range */
 };
 
 static struct fixture *f;
@@ -92,7 +93,8 @@ static void answer_kept(int i) {
     if (rq->api->key == KAFKA_API_fetch) {
         struct kafka_fetch_response *a = rq->answer;
         struct kafka_range *range = broker_range(rq);
-        *range = (struct kafka_range){.fd = f->file, .offset = 3, .size = 5, .release = release};
+        *range =
+            (struct kafka_range){.fd = f->file, .offset = 3, .size = (size_t)f->range, .release = release};
         a->topics = kafka_blank_array(&rq->arena, rq->api->response()->fields[3].shape(), 1);
         a->topics_count = 1;
         a->topics->topic = HF_STR("t");
@@ -146,6 +148,7 @@ static void start(struct broker_options o) {
     pthread_mutex_init(&f->lock, NULL);
     f->order = -1;
     f->big = 10;
+    f->range = 5;
     f->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     f->file = open(root, O_RDWR | O_TMPFILE, 0600);
     assert_int_equal(write(f->file, "0123456789", 10), 10);
@@ -336,6 +339,25 @@ static void a_range_of_a_file_reaches_the_client_and_its_pin_is_released(void **
     answer(0);
     assert_int_equal(read_answer(fd), 7);
     assert_memory_equal(body + body_n - 5, "34567", 5);
+    await(&f->released, 1);
+    close(fd);
+    stop();
+}
+
+static void a_large_range_reaches_a_slow_client_whole(void **state) {
+    (void)state;
+    start((struct broker_options){0});
+    f->range = 32 << 20;
+    assert_int_equal(ftruncate(f->file, 40 << 20), 0);
+    assert_int_equal(pwrite(f->file, "end", 3, f->range), 3);
+    int fd = connect_kafka();
+    request(fd, KAFKA_API_fetch, 4, 7, &fetch, 1);
+    await(&f->started, 1);
+    answer(0);
+    (void)poll(NULL, 0, 100); /* the sockets' buffers are full */
+    assert_int_equal(f->released, 0);
+    assert_int_equal(read_answer(fd), 7);
+    assert_memory_equal(body + body_n - 3, "end", 3);
     await(&f->released, 1);
     close(fd);
     stop();
@@ -600,6 +622,7 @@ int main(void) {
         cmocka_unit_test(produce_requests_run_side_by_side_and_are_answered_in_order),
         cmocka_unit_test(other_requests_wait_for_those_before_them),
         cmocka_unit_test(a_range_of_a_file_reaches_the_client_and_its_pin_is_released),
+        cmocka_unit_test(a_large_range_reaches_a_slow_client_whole),
         cmocka_unit_test(a_range_for_a_client_that_left_is_released_too),
         cmocka_unit_test(a_client_that_leaves_ends_its_wait),
         cmocka_unit_test(a_reset_ends_the_wait_while_nothing_is_read),
