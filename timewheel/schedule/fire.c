@@ -430,10 +430,11 @@ static enum hf_err commit_batch(struct schedule *s) {
     return HF_OK;
 }
 
-/* Nothing to fire, but cancelled messages were passed whose runs are spent, or epochs are to be kept. */
+/* Nothing to fire, but runs are spent (the rest of them was cancelled, or was fired from memory while they
+ * were being written), or epochs are to be kept. */
 static enum hf_err commit_without_moves(struct schedule *s) {
     uint64_t drops[DROPS_MAX];
-    bool spent = place_before(s->started, s->taken) && spent_runs(s, s->taken, drops) > 0;
+    bool spent = spent_runs(s, s->taken, drops) > 0;
     if (!spent && !s->clock.dirty) return HF_OK;
     struct resolved none = {0};
     return commit(s, 0, s->taken, &none);
