@@ -1,0 +1,69 @@
+/* The naive model of the schedule, for tests: one rule. Records in order of acceptance; an operation accepted
+ * at or after the due time of its victim is too late. From it follow the outcome of each operation and the
+ * order of each destination. Shares no code with the schedule. */
+#ifndef TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
+#define TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
+
+#include "store/engine/engine.h"
+#include "timewheel/schedule/schedule.h"
+
+enum { OPS_MAX = 600, IDS = 6, TOPICS = 3, OP_HEADERS = 10 };
+
+extern const char *const model_topics[TOPICS];
+extern const int32_t model_partitions[TOPICS];
+
+enum kind { PLAIN, KEEP, ONCE, CANCEL, MOVE };
+enum end { LIVE, DEAD, NONE };
+
+struct op {
+    enum kind kind;
+    int topic, id;      /* id -1: none */
+    int64_t due, delay; /* one of them -1 */
+    uint64_t expect;
+    int key;
+    int32_t partition; /* asked for; -1: none */
+    /* once accepted */
+    bool accepted, lost; /* lost: the server died before it was safe */
+    int32_t source;
+    int64_t offset, at_ms;
+    uint64_t seq;
+    int64_t place_due;
+    enum end end;
+    enum schedule_outcome outcome;
+};
+
+struct model {
+    uint64_t random;
+    struct op ops[OPS_MAX];
+    size_t op_count, op_accepted;
+    struct op *by_seq[OPS_MAX];
+};
+
+uint64_t model_random(uint64_t *s);
+bool model_chance(struct model *m, unsigned percent);
+
+/* A new operation at this time; NULL when there are enough. */
+struct op *model_act(struct model *m, int64_t wall_ms);
+int64_t model_delay(struct model *m);
+
+/* The record of an operation. Its value is the operation's number. */
+struct op_record {
+    hf_str key, value;
+    struct hf_header headers[OP_HEADERS];
+    size_t header_count;
+    char texts[8][32];
+};
+void model_record(const struct model *m, const struct op *o, struct op_record *out);
+struct op *model_op_of(struct model *m, hf_str value);
+
+/* The next record in order of acceptance; its fields from `accepted` on are filled in. */
+void model_accept(struct model *m, struct op *o);
+
+/* What a partition is to hold, in order; returns how many. */
+size_t model_expected(struct model *m, int topic, int32_t partition, struct op **out);
+void model_sort(struct op **ops, size_t n);
+
+/* NULL: the moved record is as it should be; else what is wrong. */
+const char *model_check_moved(const struct op *o, const struct engine_record *r);
+
+#endif

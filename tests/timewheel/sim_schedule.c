@@ -1,0 +1,335 @@
+/* The whole path accept → gathering → run → topic, on the real log and a simulated machine that dies and
+ * loses power.
+ *
+ *     sim_schedule [--seeds N] [--seed S] [--verbose]
+ *
+ * A seed decides everything: operations, times, crashes (also in the middle of a start, and one after
+ * another). What the schedule's model says must be in each destination is compared with what is there, now
+ * and then and at the end: each message once, in order, never early; what was answered as durable is there;
+ * what was once seen stays. */
+#include "schedule_model.h"
+
+#include "base/names.h"
+#include "env/sim.h"
+#include "store/engine/batch.h"
+#include "store/log/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { LIVES_MAX = 60, CRASHES = 6, BATCH_MAX = 8192 };
+
+struct append {
+    struct run *run;
+    struct op *op;
+    bool used;
+};
+
+struct run {
+    struct hf_sim *sim;
+    struct hf_env *env;
+    struct log *log;
+    struct schedule *schedule;
+    struct engine_cursor *looking; /* at holdfast.delay */
+    struct model model;
+    struct append appends[OPS_MAX];
+    int64_t answered[OPS_MAX]; /* offset + 1 */
+    int64_t seen;
+    struct log_options log_options;
+    struct schedule_options options;
+    unsigned lives, crashes, power_losses, recoveries;
+    char broken[300];
+};
+
+struct totals {
+    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries;
+};
+
+static bool verbose;
+
+static void broken(struct run *r, const char *fmt, ...) HF_PRINTF(2, 3);
+static void broken(struct run *r, const char *fmt, ...) {
+    if (r->broken[0]) return;
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(r->broken, sizeof r->broken, fmt, args);
+    va_end(args);
+}
+
+static uint64_t below(struct run *r, uint64_t n) {
+    return model_random(&r->model.random) % n;
+}
+
+/* After a crash every call may fail; before one none may. */
+static bool fails(struct run *r, enum hf_err e, const char *what) {
+    if (!e) return false;
+    if (!hf_sim_dead(r->sim)) broken(r, "%s: %s", what, hf_err_name(e));
+    return true;
+}
+
+/* ---- the machine ---- */
+
+static void turn(struct run *r) {
+    int64_t next = hf_sim_next_us(r->sim);
+    hf_sim_advance(r->sim, next >= 0 && below(r, 2) ? next : (int64_t)below(r, 3000));
+    (void)env_poll(r->env);
+    (void)log_step(r->log);
+}
+
+static void on_created(void *arg, enum hf_err e) {
+    *(int *)arg = e ? -1 : 1;
+}
+
+static bool create(struct run *r, const char *name, int32_t partitions, bool internal) {
+    int done = 0;
+    struct log_topic_config config = {
+        .partitions = partitions, .internal = internal, .append_time = internal};
+    enum hf_err e = log_topic_create(r->log, hf_str_of(name), &config, on_created, &done);
+    if (e == HF_EEXIST) return true;
+    if (fails(r, e, "create")) return false;
+    while (!done && !hf_sim_dead(r->sim)) turn(r);
+    return done > 0;
+}
+
+static bool start(struct run *r) {
+    if (fails(r, log_open(r->env, &r->log_options, &r->log), "log_open")) {
+        r->log = NULL;
+        return false;
+    }
+    bool ok = create(r, HF_TOPIC_DELAY, 1, true) && create(r, HF_TOPIC_REJECTED, 1, true);
+    for (int t = 0; ok && t < TOPICS; t++) ok = create(r, model_topics[t], model_partitions[t], false);
+    if (!ok) return false;
+    struct engine *e = log_engine(r->log);
+    r->options.boot_id = env_boot_id(r->env);
+    if (fails(r, schedule_open(e, &r->options, env_wall_ms(r->env), env_mono_us(r->env) / 1000, &r->schedule),
+              "schedule_open")) {
+        r->schedule = NULL;
+        return false;
+    }
+    if (fails(r, engine_cursor_open(e, HF_STR(HF_TOPIC_DELAY), 0, &r->looking), "cursor")) return false;
+    engine_cursor_seek(r->looking, r->seen);
+    return true;
+}
+
+static void end_life(struct run *r) {
+    engine_cursor_close(r->looking);
+    schedule_close(r->schedule);
+    if (r->log) log_abandon(r->log);
+    r->looking = NULL;
+    r->schedule = NULL;
+    r->log = NULL;
+    memset(r->appends, 0, sizeof r->appends);
+    hf_sim_restart(r->sim);
+}
+
+/* ---- operations ---- */
+
+static void appended(void *arg, const struct log_appended *result) {
+    struct append *a = arg;
+    if (!result->e) a->run->answered[a->op - a->run->model.ops] = result->base_offset + 1;
+}
+
+static void act(struct run *r) {
+    struct op *o = model_act(&r->model, env_wall_ms(r->env));
+    struct log_partition *p = log_partition(r->log, HF_STR(HF_TOPIC_DELAY), 0);
+    if (!o || !p) return;
+    struct op_record record;
+    struct batch_builder b;
+    hf_str bytes;
+    model_record(&r->model, o, &record);
+    batch_builder_init(&b, BATCH_MAX);
+    batch_builder_begin(&b, env_wall_ms(r->env));
+    enum hf_err e = batch_builder_add(&b, record.key, record.value, record.headers, record.header_count);
+    if (!e) e = batch_builder_finish(&b, &bytes);
+    struct append *a = &r->appends[o - r->model.ops];
+    *a = (struct append){r, o, true};
+    if (!e) e = log_append(r->log, p, b.buf.p, bytes.n, LOG_ACK_DURABLE, appended, a);
+    if (e && !hf_sim_dead(r->sim) && e != HF_EAGAIN) broken(r, "append: %s", hf_err_name(e));
+    batch_builder_fini(&b);
+}
+
+/* What has become readable is known to the model. */
+static void look(struct run *r) {
+    struct engine_record record;
+    enum hf_err e;
+    while (!(e = engine_cursor_next(r->looking, &record))) {
+        struct op *o = model_op_of(&r->model, record.value);
+        if (!o || o->accepted) {
+            broken(r, "offset %lld of holdfast.delay holds something else", (long long)record.offset);
+            return;
+        }
+        o->accepted = true;
+        o->offset = record.offset;
+        o->seq = record.sequence;
+        o->at_ms = record.timestamp_ms;
+        int64_t answered = r->answered[o - r->model.ops];
+        if (answered && answered != o->offset + 1) broken(r, "an answered offset holds another record");
+        if (r->model.op_accepted && r->model.by_seq[r->model.op_accepted - 1]->seq >= o->seq)
+            broken(r, "sequences do not ascend");
+        model_accept(&r->model, o);
+        r->seen = record.offset + 1;
+    }
+    if (e != HF_EEND) (void)fails(r, e, "reading holdfast.delay");
+}
+
+/* ---- checks ---- */
+
+static size_t check_partition(struct run *r, int topic, int32_t partition) {
+    static struct op *expected[OPS_MAX];
+    size_t n = model_expected(&r->model, topic, partition, expected), at = 0;
+    struct engine_cursor *c;
+    struct engine_record record;
+    struct engine *engine = log_engine(r->log);
+    if (fails(r, engine_cursor_open(engine, hf_str_of(model_topics[topic]), partition, &c), "cursor"))
+        return 0;
+    engine_cursor_seek(c, 0);
+    enum hf_err e;
+    for (; !r->broken[0] && !(e = engine_cursor_next(c, &record)); at++) {
+        struct op *o = model_op_of(&r->model, record.value);
+        if (at >= n || o != expected[at])
+            broken(r, "%s/%d: record %zu has sequence %llu, not %llu", model_topics[topic], partition, at,
+                   o ? (unsigned long long)o->seq : 0, at < n ? (unsigned long long)expected[at]->seq : 0);
+        const char *wrong = r->broken[0] ? NULL : model_check_moved(o, &record);
+        if (wrong) broken(r, "%s/%d: record %zu: %s", model_topics[topic], partition, at, wrong);
+    }
+    engine_cursor_close(c);
+    return n - at;
+}
+
+/* Returns how many are still to come. */
+static size_t check(struct run *r) {
+    size_t missing = 0;
+    for (int t = 0; t < TOPICS; t++)
+        for (int32_t p = 0; p < model_partitions[t] && !r->broken[0]; p++)
+            missing += check_partition(r, t, p);
+    for (size_t i = 0; i < r->model.op_count; i++)
+        if (r->answered[i] && !r->model.ops[i].accepted && r->answered[i] <= r->seen)
+            broken(r, "operation %zu was answered and is not there", i);
+    return missing;
+}
+
+/* ---- one seed ---- */
+
+static void step(struct run *r) {
+    turn(r);
+    if (hf_sim_dead(r->sim)) return;
+    look(r);
+    (void)schedule_step(r->schedule, env_wall_ms(r->env), env_mono_us(r->env) / 1000);
+    if (hf_sim_dead(r->sim)) return;
+    if (schedule_failed(r->schedule))
+        broken(r, "the schedule failed: %s", hf_err_name(schedule_failed(r->schedule)));
+    if (log_failed(r->log)) broken(r, "the log failed");
+    schedule_check(r->schedule);
+}
+
+static void arm(struct run *r) {
+    static const uint64_t within[] = {100, 1000, 3000, 8000};
+    enum hf_sim_crash kind = below(r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH;
+    hf_sim_crash_at(r->sim, 1 + below(r, within[below(r, 4)]), kind);
+}
+
+static void live(struct run *r) {
+    for (int i = 0; i < 600 && !hf_sim_dead(r->sim) && !r->broken[0]; i++) {
+        if (below(r, 100) < 50) act(r);
+        if (below(r, 30) == 0) hf_sim_advance(r->sim, model_delay(&r->model) * 1000);
+        step(r);
+        if (below(r, 40) == 0 && !hf_sim_dead(r->sim)) (void)check(r);
+    }
+}
+
+/* No more crashes: time passes until everything has arrived. */
+static void drain(struct run *r) {
+    hf_sim_crash_at(r->sim, 0, HF_SIM_PROCESS_DEATH);
+    if (!start(r)) {
+        broken(r, "the last start failed");
+        return;
+    }
+    size_t missing = 1;
+    for (int i = 0; i < 20000 && missing && !r->broken[0]; i++) {
+        struct schedule_stats stats;
+        step(r);
+        schedule_stats(r->schedule, &stats);
+        int64_t wait_ms = stats.next_due_ms - env_wall_ms(r->env);
+        bool rests = stats.caught_up && schedule_idle(r->schedule) && stats.next_due_ms < INT64_MAX;
+        if (rests && wait_ms > 0) hf_sim_advance(r->sim, wait_ms * 1000);
+        if (stats.pending == 0 && schedule_idle(r->schedule)) missing = check(r);
+    }
+    if (missing) broken(r, "%zu messages never arrived", missing);
+    for (int i = 0; i < 50 && !r->broken[0]; i++) step(r);
+    (void)check(r); /* nothing twice */
+}
+
+static void draw(struct run *r) {
+    static const uint64_t segments[] = {4096, 16384, 65536};
+    r->log_options = (struct log_options){.default_partitions = 1,
+                                          .segment_bytes = segments[below(r, 3)],
+                                          .message_max = BATCH_MAX,
+                                          .journal_file_bytes = 64 << 10,
+                                          .checkpoint_bytes = UINT64_C(8192) << below(r, 4),
+                                          .reserve_bytes = 16 << 10};
+    r->options = (struct schedule_options){.gather_bytes = 500 + below(r, 60000),
+                                           .replay_records = 5 + below(r, 200),
+                                           .checkpoint_ms = 2000,
+                                           .fire_records = 1 + below(r, 16),
+                                           .commits_max = 1 + below(r, 4),
+                                           .block_bytes = 100 + below(r, 1000),
+                                           .run_bytes = 1000 + below(r, 4000),
+                                           .fan_in = 2 + below(r, 3),
+                                           .slice_bytes = 200 + below(r, 2000),
+                                           .random_seed = below(r, 1000)};
+}
+
+static bool run_seed(uint64_t seed, struct totals *t) {
+    static struct run r;
+    memset(&r, 0, sizeof r);
+    r.model.random = seed;
+    if (hf_sim_open(seed, &(struct hf_sim_options){.verbose = verbose}, &r.sim)) return false;
+    r.env = hf_sim_env(r.sim);
+    draw(&r);
+    for (; r.lives < LIVES_MAX && r.crashes < CRASHES && !r.broken[0]; r.lives++) {
+        arm(&r);
+        bool started = start(&r);
+        if (started) live(&r);
+        if (r.broken[0]) break;
+        if (!hf_sim_dead(r.sim)) hf_sim_crash(r.sim, below(&r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH);
+        r.crashes++;
+        r.recoveries += !started;
+        r.power_losses += hf_sim_crash_kind(r.sim) == HF_SIM_POWER_LOSS;
+        end_life(&r);
+    }
+    if (!r.broken[0]) drain(&r);
+    for (size_t i = 0; i < r.model.op_accepted; i++) t->delivered += r.model.by_seq[i]->end == LIVE;
+    t->seeds++;
+    t->operations += r.model.op_count;
+    t->crashes += r.crashes;
+    t->power_losses += r.power_losses;
+    t->recoveries += r.recoveries;
+    if (r.broken[0]) {
+        fprintf(stderr, "BROKEN: %s\n  sim_schedule --seed %llu --seeds 1\n", r.broken,
+                (unsigned long long)seed);
+        return false;
+    }
+    hf_sim_crash(r.sim, HF_SIM_PROCESS_DEATH);
+    end_life(&r);
+    hf_sim_close(r.sim);
+    return true;
+}
+
+int main(int argc, char **argv) {
+    uint64_t first = 1, seeds = 100;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--verbose")) verbose = true;
+        if (!strcmp(argv[i], "--seeds") && i + 1 < argc) seeds = strtoull(argv[++i], NULL, 10);
+        if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
+    }
+    struct totals t = {0};
+    for (uint64_t seed = first; seed < first + seeds; seed++)
+        if (!run_seed(seed, &t)) return 1;
+    printf("%llu seeds: %llu operations, %llu messages delivered, %llu crashes (%llu power losses, %llu "
+           "while starting)\n",
+           (unsigned long long)t.seeds, (unsigned long long)t.operations, (unsigned long long)t.delivered,
+           (unsigned long long)t.crashes, (unsigned long long)t.power_losses,
+           (unsigned long long)t.recoveries);
+    return t.delivered && t.power_losses && t.recoveries ? 0 : 1;
+}
