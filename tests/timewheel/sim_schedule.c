@@ -271,6 +271,7 @@ static void draw(struct run *r) {
     r->options = (struct schedule_options){.gather_bytes = 500 + below(r, 60000),
                                            .replay_records = 5 + below(r, 200),
                                            .checkpoint_ms = 2000,
+                                           .read_records = 1 + below(r, 30),
                                            .fire_records = 1 + below(r, 16),
                                            .commits_max = 1 + below(r, 4),
                                            .block_bytes = 100 + below(r, 1000),

@@ -243,6 +243,7 @@ static void open_world(struct world *w, uint64_t seed) {
     w->options = (struct schedule_options){.gather_bytes = 500 + rnd(w) % 100000,
                                            .replay_records = 5 + rnd(w) % 300,
                                            .checkpoint_ms = 1000,
+                                           .read_records = 1 + rnd(w) % 30,
                                            .fire_records = 1 + rnd(w) % 8,
                                            .fire_bytes = 400,
                                            .commits_max = 1 + rnd(w) % 4,

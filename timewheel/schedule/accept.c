@@ -23,8 +23,6 @@
 
 #include "base/names.h"
 
-enum { SLICE_RECORDS = 4096 };
-
 /* ---- one record ---- */
 
 struct op {
@@ -209,7 +207,7 @@ static enum hf_err next_in_order(struct schedule *s, int32_t *out) {
 enum hf_err accept_slice(struct schedule *s, bool *more) {
     s->stable_ms = engine_stable_ms(s->engine, HF_STR(HF_TOPIC_DELAY));
     s->caught_up = false;
-    for (int i = 0; i < SLICE_RECORDS; i++) {
+    for (size_t i = 0; i < s->o.read_records; i++) {
         if (checkpoint_full(s)) return HF_OK; /* not caught up; goes on when the checkpoint is through */
         int32_t p;
         enum hf_err e = next_in_order(s, &p);

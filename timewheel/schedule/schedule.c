@@ -220,6 +220,7 @@ static void fill_in(struct schedule_options *o) {
 #define DEFAULT(field, value)                                                                                \
     if (o->field == 0) o->field = value
     DEFAULT(gather_bytes, 8 << 20);
+    DEFAULT(read_records, 4096);
     DEFAULT(replay_records, 500000);
     DEFAULT(replay_bytes, 128 << 20);
     DEFAULT(checkpoint_ms, 600000);

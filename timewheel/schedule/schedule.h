@@ -38,6 +38,7 @@ enum schedule_event { /* for log lines and alarms */
 struct schedule_options {
     size_t
         gather_bytes; /* memory for messages not yet in a run; 8 MiB. While a run is being written, twice */
+    size_t read_records;      /* read by one step at most; 4,096 */
     size_t replay_records;    /* records after which a checkpoint lets the log go on; 500,000 */
     size_t replay_bytes;      /* bytes likewise; 128 MiB */
     int64_t checkpoint_ms;    /* a message waits this long for its run at most; 10 min */
