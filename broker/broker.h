@@ -134,7 +134,8 @@ struct broker_options {
 
     size_t connections_max; /* (4096) further ones are closed at once */
     size_t frame_max;       /* (64 MiB) bytes of one request */
-    size_t frames_max;      /* (256 MiB) bytes of all requests being received and worked on; others wait */
+    size_t frames_max;      /* (256 MiB) bytes of all requests being received and worked on; larger ones than
+                             * 64 KiB wait beyond it */
     size_t pipeline_max;    /* (64) requests of one connection worked on side by side */
     size_t answers_max;     /* (1 MiB) unsent bytes above which a connection's next request waits */
     size_t answer_max;      /* (64 MiB) bytes of one answer, file ranges not counted */

@@ -1,7 +1,7 @@
 /* One Kafka connection: bytes in, frames, requests in order, answers in order, bytes out.
  *
- *   socket ──read──► scratch ──► frame (grows to its length) ──► queue of requests
- *                                                                 QUEUED → STARTED → ANSWERED
+ *   socket ──read──► scratch ──► frame ──► queue of requests
+ *                                           QUEUED → STARTED → ANSWERED
  *   socket ◄─writev, sendfile── out ◄── encoded, in the order of the queue
  *
  * A frame is `int32 length, bytes`. Whole small frames are cut out of one shared scratch buffer, so an idle

@@ -127,7 +127,7 @@ static void on_metadata(void *state, struct broker_request *rq) {
         broker_refuse(rq, "out of memory");
         return;
     }
-    for (int32_t i = 0; q->allow_auto_topic_creation && i < q->topics_count; i++) {
+    for (int32_t i = 0; q->allow_auto_topic_creation && i < q->topics_count && i < SERVER_TOPICS_MAX; i++) {
         server_wait_more(w);
         if (server_auto_create(s, q->topics[i].name, on_created, w)) server_wait_done(w);
     }

@@ -9,7 +9,14 @@
 #include "server.h"
 #include "store/log/log.h"
 
-enum { SERVER_NODE_ID = 1, SERVER_HOST = 256, SERVER_PARTS_MAX = 24, SERVER_PARTITIONS_MAX = 10000 };
+enum {
+    SERVER_NODE_ID = 1,
+    SERVER_HOST = 256,
+    SERVER_PARTS_MAX = 24,
+    SERVER_PARTITIONS_MAX = 10000,
+    /* Topics that one request may create or delete: what is done for each is not free. */
+    SERVER_TOPICS_MAX = 1000
+};
 
 struct server_handler {
     int16_t key; /* KAFKA_API_… */

@@ -171,6 +171,10 @@ static void answer_created(struct server_wait *w) {
 static void on_create(void *state, struct broker_request *rq) {
     const struct kafka_create_topics_request *q = rq->body;
     struct kafka_create_topics_response *a = rq->answer;
+    if (q->topics_count > SERVER_TOPICS_MAX) {
+        broker_refuse(rq, "more topics than one request may create");
+        return;
+    }
     a->topics = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->topics));
     struct server_wait *w = a->topics ? server_wait_begin(rq, answer_created, state) : NULL;
     if (!w) {
@@ -214,6 +218,8 @@ static void collect_key(void *arg, hf_str key) {
 
 static enum hf_err delete_topic(struct server *s, hf_str name, struct change *c) {
     enum { KEYS_BYTES_MAX = 64 << 20 };
+    struct log_topic_info info;
+    if (log_topic(s->log, name, &info)) return HF_ENOTFOUND;
     if (name.n > sizeof(c->deleted)) return HF_ENOTFOUND;
     c->server = s;
     c->deleted_n = name.n;
@@ -259,6 +265,10 @@ static void on_delete(void *state, struct broker_request *rq) {
     const struct kafka_delete_topics_request *q = rq->body;
     struct kafka_delete_topics_response *a = rq->answer;
     int32_t count = q->topics_count + q->topic_names_count; /* a version has one of the two */
+    if (count > SERVER_TOPICS_MAX) {
+        broker_refuse(rq, "more topics than one request may delete");
+        return;
+    }
     a->topics = hf_arena_array(&rq->arena, (size_t)count, sizeof(*a->topics));
     struct server_wait *w = a->topics ? server_wait_begin(rq, answer, NULL) : NULL;
     if (!w) {
