@@ -26,7 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { GROW_STEP = 1 << 20, FILE_MIN = 64 << 10 };
+enum { GROW_STEP = 1 << 20, GROUP_KEEP = 2 << 20 };
 
 static uint64_t lsn_of(uint64_t seq, uint64_t at) {
     return seq << 32 | at;
@@ -508,6 +508,10 @@ static void finish(struct log *l) {
     for (size_t i = 0; i < j->entry_count; i++) partition_unref(j->entries[i].p);
     j->entry_count = 0;
     j->phase = JOURNAL_IDLE;
+    if (j->group.cap > GROUP_KEEP) { /* a large one was an exception: its memory goes back */
+        hf_buf_fini(&j->group);
+        hf_buf_init(&j->group, l->o.journal_file_bytes);
+    }
 }
 
 static void synced(struct env_sync *s, enum hf_err e) {

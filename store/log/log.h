@@ -52,7 +52,8 @@ void log_abandon(struct log *l);
  */
 int64_t log_step(struct log *l);
 
-/* HF_OK, or why the log has failed (a failed sync): the process must exit with a clear line. */
+/* HF_OK, or why the log has failed (a failed sync): the process must exit with a clear line. Whoever waits is
+ * not told any more: what happened to it, the next start finds out. */
 enum hf_err log_failed(const struct log *l);
 
 /* The same store as schedule, txn and group see it. Owned by the log. */

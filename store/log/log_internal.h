@@ -618,6 +618,7 @@ HF_CHECK enum hf_err topics_init(struct log *l);
 HF_CHECK enum hf_err trash_load(struct log *l);
 HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state, folders put in order */
 HF_CHECK enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metadata);
+void topic_epochs_write(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_is(struct log_partition *p, bool *is); /* whose folder it is [L14] */
 void base64url(const uint8_t b[16], char out[24]);
 void trash_folder(struct log *l, const char *path);

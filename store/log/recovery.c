@@ -291,6 +291,7 @@ static enum hf_err jump(struct log_partition *p) {
     old->sealed = true;
     index_seal(old);
     p->end = (struct place){s, 0, p->ceiling};
+    topic_epochs_write(p);
     return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */
 }
 

@@ -62,10 +62,13 @@ void segment_evict(struct log *l) {
     for (size_t seen = 0; s && l->open_segments > LOG_OPEN_SEGMENTS && seen < 16; seen++) {
         struct segment *before = s == l->lru ? NULL : s->lru_prev;
         if (!busy(s) && s->allocated > s->size && segment_trim(s)) return;
-        if (!busy(s))
+        if (!busy(s)) {
             segment_close(s);
-        else if (l->open && s->p && (s->dirty || s->index_dirty))
-            psync_begin(s->p, false);
+        } else if (l->open && s->p && (s->dirty || s->index_dirty) && !s->p->sync.running) {
+            psync_begin(s->p,
+                        false); /* may end at once and change the row: the rest comes with the next call */
+            return;
+        }
         s = before;
     }
 }

@@ -310,8 +310,32 @@ enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metada
         env_close(f);
         return e;
     }
+    topic_epochs_write(p);
     *metadata = f;
     return HF_OK;
+}
+
+/* For Kafka's tools and people; the epochs themselves are facts of the snapshot. A full disk leaves it as it
+ * was. */
+void topic_epochs_write(struct log_partition *p) {
+    char path[LOG_PATH];
+    struct hf_buf text;
+    struct hf_file *f;
+    int n = snprintf(path, sizeof path, "topics/%s-%d/leader-epoch-checkpoint", p->topic->name, p->number);
+    assert(n < LOG_PATH);
+    hf_buf_init(&text, 1 << 20);
+    hf_buf_printf(&text, "0\n%zu\n", p->epoch_count);
+    for (size_t i = 0; i < p->epoch_count; i++)
+        hf_buf_printf(&text, "%d %lld\n", p->epochs[i].epoch, (long long)p->epochs[i].start);
+    enum hf_err e = hf_buf_failed(&text);
+    if (!e) e = env_open(p->log->env, path, ENV_CREATE, &f);
+    if (!e) {
+        e = env_truncate(f, 0);
+        if (!e) e = env_write(f, 0, text.p, text.n);
+        env_close(f);
+    }
+    hf_buf_fini(&text);
+    if (e && e != HF_ENOSPC && e != HF_ENOMEM && e != HF_ELIMIT) log_fail(p->log, e, path);
 }
 
 /* ---- the trash ---- */
