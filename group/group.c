@@ -141,7 +141,7 @@ void group_free(struct groups *gs, struct group *g) {
     struct member *m, *mtmp;
     HASH_ITER (hh, g->members, m, mtmp) {
         HASH_DEL(g->members, m);
-        member_free(m);
+        member_free(gs, m);
     }
     struct expected *x, *xtmp;
     HASH_ITER (hh, g->expected, x, xtmp) {
@@ -179,10 +179,12 @@ enum hf_err groups_open(struct engine *e, const struct groups_options *options, 
     set_default(&o->groups_max, 10000);
     set_default(&o->members_max, 1000);
     set_default(&o->protocols_max, 32);
+    if (o->protocols_max > PROTOCOLS_LIMIT) o->protocols_max = PROTOCOLS_LIMIT;
+    set_default(&o->members_bytes_max, 256 << 20);
     set_default(&o->member_bytes_max, 1 << 20);
     set_default(&o->metadata_max, 4096);
     set_default(&o->offsets_max, 1000000);
-    set_default(&o->commits_waiting_max, 10000);
+    set_default(&o->waiting_offsets_max, 100000);
     size_t groups_max = o->groups_max, offsets_max = o->offsets_max;
     o->groups_max = o->offsets_max =
         SIZE_MAX; /* what was accepted once is read, whatever the limits say now */
@@ -234,7 +236,7 @@ int64_t groups_step(struct groups *gs, int64_t now_ms) {
             step_group(gs, g, now_ms);
         }
     }
-    bool retry = gs->waiting_count > 0 && gs->next_ms > now_ms + RETRY_MS;
+    bool retry = gs->waiting && gs->next_ms > now_ms + RETRY_MS;
     return retry ? now_ms + RETRY_MS : gs->next_ms;
 }
 
@@ -285,19 +287,23 @@ void groups_stats(const struct groups *gs, struct groups_stats *out) {
     *out = gs->stats;
     out->groups = HASH_COUNT(gs->groups);
     out->offsets = gs->offset_count;
-    out->commits_under_way = gs->started_count + gs->waiting_count;
+    out->commits_under_way = gs->started_count + (gs->waiting != NULL);
 }
 
 void groups_check(const struct groups *gs) {
-    size_t members = 0, entries = 0;
+    size_t members = 0, entries = 0, bytes = 0;
     struct group *g, *tmp;
     HASH_ITER (hh, gs->groups, g, tmp) {
         rebalance_check(gs, g);
         offsets_check(gs, g);
         assert(gs->next_ms <= g->next_ms); /* G6 */
         assert(!group_is_idle(g) || g->next_ms <= idle_end(g));
+        struct member *m, *mtmp;
+        HASH_ITER (hh, g->members, m, mtmp) {
+            bytes += m->bytes;
+        }
         members += HASH_COUNT(g->members);
         entries += HASH_COUNT(g->offsets);
     }
-    assert(members == gs->stats.members && entries == gs->offset_count); /* G7 */
+    assert(members == gs->stats.members && entries == gs->offset_count && bytes == gs->member_bytes); /* G7 */
 }

@@ -39,8 +39,10 @@ enum group_result {
     GROUP_NOT_EMPTY,          /* DeleteGroups */
     GROUP_METADATA_TOO_LARGE, /* of one committed offset */
     GROUP_UNAVAILABLE,        /* no room or too much under way: the client tries again */
-    GROUP_LIMIT,              /* groups_max, member_bytes_max, protocols_max, offsets_max */
+    GROUP_LIMIT, /* groups_max, member_bytes_max, protocols_max, offsets_max, GROUP_COMMIT_MAX … */
 };
+
+enum { GROUP_COMMIT_MAX = 100000 }; /* offsets of one commit */
 
 const char *group_result_name(enum group_result r);
 
@@ -51,11 +53,12 @@ struct groups_options {
     int32_t initial_delay_ms;               /* a new group's first rebalance waits so long for more members */
     size_t groups_max;                      /* 0: 10,000 */
     size_t members_max;                     /* of a group; 0: 1,000 */
-    size_t protocols_max;                   /* of a member; 0: 32 */
+    size_t members_bytes_max;               /* of all members: ids, protocols, assignments; 0: 256 MiB */
+    size_t protocols_max;                   /* of a member; 0: 32, at most 64 */
     size_t member_bytes_max;                /* ids, protocols; also one assignment; 0: 1 MiB */
     size_t metadata_max;                    /* of a committed offset; 0: 4,096 */
     size_t offsets_max;                     /* committed offsets of all groups; 0: 1,000,000 */
-    size_t commits_waiting_max;             /* commits that wait for the engine; 0: 10,000 */
+    size_t waiting_offsets_max;             /* of commits that wait for the engine; 0: 100,000 */
 };
 
 /* Reads the committed offsets, also if there are more than the limits now allow. HF_ENOMEM, HF_ECORRUPT. */
@@ -212,7 +215,8 @@ typedef void group_delete_done(void *arg, enum group_result result);
 void group_delete(struct groups *gs, int64_t now_ms, hf_str group, group_delete_done *done, void *arg);
 
 struct groups_stats {
-    size_t groups, members, offsets, commits_under_way;
+    size_t groups, members, offsets;
+    size_t commits_under_way; /* in the engine, and one more if others wait for it */
     uint64_t rebalances, commits, expired_members;
 };
 void groups_stats(const struct groups *gs, struct groups_stats *out);

@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 enum {
+    PROTOCOLS_LIMIT = 64,   /* of a member, whatever the options say */
     WAITERS_MAX = 4,        /* requests of one member that wait for the same thing */
     ID_MAX = 1024,          /* bytes of a group id, member id, instance id, protocol name */
     EMPTY_KEPT_MS = 600000, /* a group without members and offsets is forgotten after so long */
@@ -32,6 +33,7 @@ struct member {
     struct group_protocol *protocols;
     size_t protocol_count;
     hf_str assignment;
+    size_t bytes;         /* that it counts for in groups.member_bytes */
     int64_t deadline_ms;  /* of the session; does not count while a request waits */
     struct waiters joins; /* wait for the end of PREPARING */
     struct waiters syncs; /* wait for the end of COMPLETING */
@@ -90,7 +92,8 @@ struct groups {
     uint64_t commit_number;
     struct commit *waiting; /* for the engine, first come first served */
     struct commit *started; /* under way in the engine */
-    size_t waiting_count, started_count;
+    size_t waiting_offsets, started_count;
+    size_t member_bytes; /* of all members */
     struct groups_stats stats;
 };
 
@@ -119,11 +122,13 @@ void member_touch(struct groups *gs, struct group *g, struct member *m, int64_t 
 /* Makes room for the leader's reply too. NULL: out of memory. */
 struct member *member_add(struct groups *gs, struct group *g, const struct group_join *r, hf_str id);
 /* Protocols and timeouts as in r. false: out of memory, unchanged. */
-bool member_update(struct member *m, const struct group_join *r);
+bool member_update(struct groups *gs, struct member *m, const struct group_join *r);
+/* Counts its bytes anew. */
+void member_account(struct groups *gs, struct member *m);
 /* Its waiting requests are answered with `why`. The group goes on without it. */
 void member_remove(struct groups *gs, struct group *g, struct member *m, enum group_result why,
                    int64_t now_ms);
-void member_free(struct member *m);
+void member_free(struct groups *gs, struct member *m);
 
 void wait_for_join(struct group *g, struct member *m, group_join_done *done, void *arg);
 void wait_for_sync(struct member *m, group_sync_done *done, void *arg);

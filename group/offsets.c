@@ -258,7 +258,7 @@ void offsets_start_waiting(struct groups *gs) {
         enum hf_err e = commit_start(c);
         if (e == HF_EAGAIN) return;
         DL_DELETE(gs->waiting, c);
-        gs->waiting_count--;
+        gs->waiting_offsets -= c->item_count;
         commit_started(c, e);
     }
 }
@@ -274,9 +274,9 @@ static void commit_begin(struct commit *c) {
         return;
     }
     enum hf_err e = gs->waiting ? HF_EAGAIN : commit_start(c);
-    if (e == HF_EAGAIN && gs->waiting_count < gs->options.commits_waiting_max) {
+    if (e == HF_EAGAIN && gs->waiting_offsets < gs->options.waiting_offsets_max) {
         DL_APPEND(gs->waiting, c);
-        gs->waiting_count++;
+        gs->waiting_offsets += c->item_count;
     } else {
         commit_started(c, e);
     }
@@ -332,6 +332,7 @@ void group_commit(struct groups *gs, int64_t now_ms, const struct group_commit *
                   void *arg) {
     struct group *g = NULL;
     enum group_result e = commit_allowed(gs, &r->who, now_ms, &g);
+    if (!e && r->offset_count > GROUP_COMMIT_MAX) e = GROUP_LIMIT;
     struct commit *c = e ? NULL : commit_make(gs, g, now_ms, r->offset_count, r->offset_count);
     if (!c) {
         done(arg, e ? e : GROUP_UNAVAILABLE, NULL);

@@ -43,7 +43,16 @@ static void free_protocols(struct group_protocol *p, size_t n) {
     free(p);
 }
 
-bool member_update(struct member *m, const struct group_join *r) {
+void member_account(struct groups *gs, struct member *m) {
+    size_t bytes =
+        sizeof *m + m->id.n + m->instance_id.n + m->client_id.n + m->client_host.n + m->assignment.n;
+    for (size_t i = 0; i < m->protocol_count; i++)
+        bytes += m->protocols[i].name.n + m->protocols[i].metadata.n;
+    gs->member_bytes = gs->member_bytes - m->bytes + bytes;
+    m->bytes = bytes;
+}
+
+bool member_update(struct groups *gs, struct member *m, const struct group_join *r) {
     struct group_protocol *copy = calloc(r->protocol_count, sizeof *copy);
     if (!copy) return false;
     for (size_t i = 0; i < r->protocol_count; i++)
@@ -57,11 +66,12 @@ bool member_update(struct member *m, const struct group_join *r) {
     m->protocol_count = r->protocol_count;
     m->session_ms = r->session_ms;
     m->rebalance_ms = r->rebalance_ms;
+    member_account(gs, m);
     return true;
 }
 
-void member_free(struct member *m) {
-    if (!m) return;
+void member_free(struct groups *gs, struct member *m) {
+    gs->member_bytes -= m->bytes;
     free_protocols(m->protocols, m->protocol_count);
     group_free_str(&m->id);
     group_free_str(&m->instance_id);
@@ -86,10 +96,10 @@ struct member *member_add(struct groups *gs, struct group *g, const struct group
     if (!m) return NULL;
     bool made = make_room_for_views(g, HASH_COUNT(g->members) + 1) && group_dup(id, &m->id) &&
                 group_dup(r->instance_id, &m->instance_id) && group_dup(r->client_id, &m->client_id) &&
-                group_dup(r->client_host, &m->client_host) && member_update(m, r);
+                group_dup(r->client_host, &m->client_host) && member_update(gs, m, r);
     if (made) HASH_ADD_KEYPTR(hh, g->members, m->id.p, m->id.n, m);
     if (!made || !m->hh.tbl) {
-        member_free(m);
+        member_free(gs, m);
         return NULL;
     }
     m->deadline_ms = INT64_MAX;
@@ -186,31 +196,33 @@ static bool all_understand(const struct group *g, hf_str protocol) {
     return true;
 }
 
-/* How many members like this one best among those that all understand. */
-static size_t votes(const struct group *g, hf_str protocol) {
-    size_t n = 0;
-    struct member *m, *tmp;
-    HASH_ITER (hh, g->members, m, tmp) {
-        size_t i = 0;
-        while (i < m->protocol_count && !all_understand(g, m->protocols[i].name)) i++;
-        n += i < m->protocol_count && hf_str_eq(m->protocols[i].name, protocol);
-    }
-    return n;
+/* The place in `first`'s list of what m likes best among those that are marked in `common`. */
+static size_t vote_of(const struct member *m, const struct member *first, const bool *common) {
+    for (size_t i = 0; i < m->protocol_count; i++)
+        for (size_t k = 0; k < first->protocol_count; k++)
+            if (common[k] && hf_str_eq(m->protocols[i].name, first->protocols[k].name)) return k;
+    return 0;
 }
 
-/* Ties go to what the first member likes better. */
+/* Each member votes for what it likes best among what all understand. Ties go to what the first member likes
+ * better. */
 hf_str rebalance_choose(const struct group *g) {
-    hf_str best = {NULL, 0};
-    size_t most = 0;
-    if (!g->members) return best;
-    for (size_t i = 0; i < g->members->protocol_count; i++) {
-        hf_str name = g->members->protocols[i].name;
-        if (!all_understand(g, name)) continue;
-        size_t n = votes(g, name);
-        if (n > most) best = name;
-        if (n > most) most = n;
+    const struct member *first = g->members;
+    bool common[PROTOCOLS_LIMIT] = {false}, any = false;
+    size_t votes[PROTOCOLS_LIMIT] = {0}, best = 0;
+    if (!first) return (hf_str){NULL, 0};
+    for (size_t i = 0; i < first->protocol_count; i++) {
+        common[i] = all_understand(g, first->protocols[i].name);
+        any |= common[i];
     }
-    return best;
+    if (!any) return (hf_str){NULL, 0};
+    struct member *m, *tmp;
+    HASH_ITER (hh, g->members, m, tmp) {
+        votes[vote_of(m, first, common)]++;
+    }
+    for (size_t i = 1; i < first->protocol_count; i++)
+        if (votes[i] > votes[best]) best = i;
+    return first->protocols[best].name;
 }
 
 void describe_generation(struct group *g, struct member *m, bool with_members, struct group_joined *out) {
@@ -229,9 +241,13 @@ void describe_generation(struct group *g, struct member *m, bool with_members, s
     out->members = g->views;
 }
 
+static int32_t next_generation(const struct group *g) {
+    return g->generation == INT32_MAX ? 1 : g->generation + 1;
+}
+
 static void become_empty(struct groups *gs, struct group *g, int64_t now_ms) {
     set_state(g, GROUP_EMPTY);
-    g->generation++;
+    g->generation = next_generation(g);
     g->leader = NULL;
     group_free_str(&g->protocol);
     g->gathering = false;
@@ -266,7 +282,7 @@ static void complete(struct groups *gs, struct group *g, int64_t now_ms) {
     assert(chosen.p);
     group_free_str(&g->protocol);
     g->protocol = chosen;
-    g->generation = g->generation == INT32_MAX ? 1 : g->generation + 1;
+    g->generation = next_generation(g);
     g->gathering = false;
     elect(g);
     set_state(g, GROUP_COMPLETING);
@@ -293,11 +309,12 @@ void rebalance_try_complete(struct groups *gs, struct group *g, int64_t now_ms) 
 }
 
 /* COMPLETING ends without an assignment. */
-static void give_up_syncs(struct group *g) {
+static void give_up_syncs(struct groups *gs, struct group *g) {
     struct member *m, *tmp;
     HASH_ITER (hh, g->members, m, tmp) {
         m->owes_sync = false;
         group_free_str(&m->assignment);
+        member_account(gs, m);
         answer_syncs(m, &(struct group_synced){.result = GROUP_REBALANCING});
     }
 }
@@ -315,7 +332,7 @@ void rebalance(struct groups *gs, struct group *g, int64_t now_ms) {
     bool first = g->state == GROUP_EMPTY;
     if (g->state == GROUP_COMPLETING) {
         touch_syncing(gs, g, now_ms);
-        give_up_syncs(g);
+        give_up_syncs(gs, g);
     }
     set_state(g, GROUP_PREPARING);
     int64_t end = now_ms + longest_rebalance(g);
@@ -353,7 +370,7 @@ void member_remove(struct groups *gs, struct group *g, struct member *m, enum gr
     if (g->leader == m) g->leader = NULL;
     answer_joins(g, m, &(struct group_joined){.result = why, .generation = -1, .member_id = m->id});
     answer_syncs(m, &(struct group_synced){.result = why});
-    member_free(m);
+    member_free(gs, m);
     if (g->state == GROUP_PREPARING)
         rebalance_try_complete(gs, g, now_ms);
     else

@@ -52,6 +52,10 @@ static bool shape_ok(hf_str s) {
     return s.n <= ID_MAX && (s.n == 0 || !memchr(s.p, 0, s.n));
 }
 
+static size_t min_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
 static enum group_result join_limits(const struct groups *gs, const struct group_join *r) {
     const struct groups_options *o = &gs->options;
     if (r->group.n == 0 || !group_id_ok(r->group)) return GROUP_INVALID_ID;
@@ -68,7 +72,11 @@ static enum group_result join_limits(const struct groups *gs, const struct group
         if (!shape_ok(r->protocols[i].name) || n > left) return GROUP_LIMIT;
         left -= n;
     }
-    return r->client_id.n > left || r->client_host.n > left - r->client_id.n ? GROUP_LIMIT : GROUP_OK;
+    if (r->client_id.n > left || r->client_host.n > left - r->client_id.n) return GROUP_LIMIT;
+    size_t needed = o->member_bytes_max - left;
+    return needed > o->members_bytes_max - min_size(gs->member_bytes, o->members_bytes_max)
+               ? GROUP_UNAVAILABLE
+               : GROUP_OK;
 }
 
 /* Is there a protocol of the request that all members but `self` understand? */
@@ -148,6 +156,8 @@ static struct member *replace(const struct join *j, struct member *old, hf_str i
     hf_str assignment = old->assignment;
     old->assignment = m->assignment;
     m->assignment = assignment;
+    member_account(j->gs, m);
+    member_account(j->gs, old);
     if (j->g->leader == old) j->g->leader = m;
     HASH_DEL(j->g->members, old);
     j->gs->stats.members--;
@@ -155,7 +165,7 @@ static struct member *replace(const struct join *j, struct member *old, hf_str i
         j->g, old,
         &(struct group_joined){.result = GROUP_FENCED_INSTANCE, .generation = -1, .member_id = old->id});
     answer_syncs(old, &(struct group_synced){.result = GROUP_FENCED_INSTANCE});
-    member_free(old);
+    member_free(j->gs, old);
     return m;
 }
 
@@ -220,7 +230,7 @@ static void join_known(const struct join *j, struct member *m) {
         join_told(j, m, leads);
         return;
     }
-    if (!member_update(m, j->r)) {
+    if (!member_update(j->gs, m, j->r)) {
         join_failed(j, GROUP_UNAVAILABLE, m->id);
         return;
     }
@@ -315,8 +325,14 @@ static hf_str assignment_for(const struct group_sync *r, hf_str member_id) {
 /* All copies are made before the first is put in its place. */
 static enum group_result take_assignments(struct groups *gs, struct group *g, const struct group_sync *r) {
     size_t n = HASH_COUNT(g->members), made = 0;
-    for (size_t i = 0; i < r->assignment_count; i++)
-        if (r->assignments[i].bytes.n > gs->options.member_bytes_max) return GROUP_LIMIT;
+    size_t left = gs->options.members_bytes_max - min_size(gs->member_bytes, gs->options.members_bytes_max);
+    if (r->assignment_count > 2 * gs->options.members_max) return GROUP_LIMIT;
+    for (size_t i = 0; i < r->assignment_count; i++) {
+        size_t bytes = r->assignments[i].bytes.n;
+        if (bytes > gs->options.member_bytes_max) return GROUP_LIMIT;
+        if (bytes > left) return GROUP_UNAVAILABLE;
+        left -= bytes;
+    }
     hf_str *copies = calloc(n, sizeof *copies);
     struct member *m, *tmp;
     bool ok = copies != NULL;
@@ -329,6 +345,7 @@ static enum group_result take_assignments(struct groups *gs, struct group *g, co
         if (!ok) break;
         group_free_str(&m->assignment);
         m->assignment = copies[i++];
+        member_account(gs, m);
     }
     for (; i < made; i++) group_free_str(&copies[i]);
     free(copies);
@@ -403,10 +420,9 @@ static enum group_result leave_one(struct groups *gs, struct group *g, int64_t n
 
 void group_leave(struct groups *gs, int64_t now_ms, hf_str group, const struct group_leaver *leavers,
                  size_t n, enum group_result *results) {
-    bool legal = group.n > 0 && group_id_ok(group);
-    struct group *g = legal ? group_find(gs, group) : NULL;
-    for (size_t i = 0; i < n; i++)
-        results[i] = g       ? leave_one(gs, g, now_ms, &leavers[i])
-                     : legal ? GROUP_UNKNOWN_MEMBER
-                             : GROUP_INVALID_ID;
+    struct group *g = group_find(gs, group);
+    enum group_result all = g ? GROUP_OK : GROUP_UNKNOWN_MEMBER;
+    if (group.n == 0 || !group_id_ok(group)) all = GROUP_INVALID_ID;
+    if (n > 2 * gs->options.members_max) all = GROUP_LIMIT;
+    for (size_t i = 0; i < n; i++) results[i] = all ? all : leave_one(gs, g, now_ms, &leavers[i]);
 }

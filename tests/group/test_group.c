@@ -478,6 +478,34 @@ static void requests_beyond_the_limits_are_refused(void **state) {
     fixture_close(&f);
 }
 
+/* However many groups: what members say about themselves is bounded as a whole. */
+static void the_memory_of_all_members_is_bounded(void **state) {
+    (void)state;
+    struct fixture f;
+    struct joined j = {0};
+    char metadata[60] = {0}, name[16];
+    const struct group_protocol p = {HF_STR("range"), hf_str_make(metadata, sizeof metadata)};
+    fixture_open(&f, 0, &(struct groups_options){.members_bytes_max = 5000});
+    int taken = 0;
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, "g%d", i);
+        struct group_join r = fixture_join("", NULL);
+        r.group = hf_str_of(name);
+        r.protocols = &p;
+        r.needs_known_id = false;
+        join(&f, &r, &j);
+        assert_true(j.result == GROUP_OK || j.result == GROUP_UNAVAILABLE);
+        taken += j.result == GROUP_OK;
+    }
+    assert_in_range(taken, 5, 20);
+    fixture_advance(&f, 60000); /* all have died: there is room again */
+    struct group_join r = fixture_join("", NULL);
+    r.needs_known_id = false;
+    join(&f, &r, &j);
+    assert_int_equal(j.result, GROUP_OK);
+    fixture_close(&f);
+}
+
 static void count_member(void *arg, const struct group_member_view *m) {
     struct group_member_view *last = arg;
     *last = *m;
@@ -547,6 +575,7 @@ int main(void) {
         cmocka_unit_test(a_static_member_may_be_removed_by_its_instance_id),
         cmocka_unit_test(a_waiting_request_of_a_fenced_instance_is_answered),
         cmocka_unit_test(requests_beyond_the_limits_are_refused),
+        cmocka_unit_test(the_memory_of_all_members_is_bounded),
         cmocka_unit_test(a_group_is_described_and_forgotten_when_it_is_of_no_use),
         cmocka_unit_test(after_a_restart_members_are_unknown_and_join_anew),
     };

@@ -112,7 +112,7 @@ static void all_offsets_of_a_group_are_listed_in_order_and_survive_a_restart(voi
 static void a_busy_engine_makes_commits_wait_in_line(void **state) {
     (void)state;
     struct fixture f;
-    fixture_open(&f, 3, &(struct groups_options){.commits_waiting_max = 5});
+    fixture_open(&f, 3, &(struct groups_options){.waiting_offsets_max = 5});
     memory_engine_fail(f.m, MEMORY_COMMIT, HF_EAGAIN, 0, 3);
     struct committed c[8] = {{0}};
     for (int i = 0; i < 8; i++) {
