@@ -16,6 +16,7 @@ import collections
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -25,7 +26,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from holdfast_server import Server  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 
 TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2}
 
@@ -241,10 +242,11 @@ def main():
     folder = tempfile.mkdtemp(prefix="holdfast-kill-")
     rng, verdict = random.Random(o.seed), Verdict()
     print(f"seed {o.seed}, folder {folder}", flush=True)
-    server = Server(o.binary, folder)
+    server = Holdfast(o.binary, folder)
     slowest = 0
     try:
         server.start()
+        server.listen = server.kafka  # the same over restarts
         admin = AdminClient({"bootstrap.servers": server.listen, "log_level": 0})
         for future in admin.create_topics([NewTopic(t, n, 1) for t, n in TOPICS.items()]).values():
             future.result(30)
@@ -253,9 +255,11 @@ def main():
             thread.start()
         for number in range(o.rounds):
             time.sleep(rng.uniform(0.1, 1.2))  # not a wait for a condition: the kill comes at any moment
-            server.kill()
+            server.stop(signal.SIGKILL)
             before = dict(load.committed)
-            slowest = max(slowest, server.start())
+            began = time.monotonic()
+            server.start()
+            slowest = max(slowest, time.monotonic() - began)
             now = group_offsets(server.listen)
             back = {p: (offset, now.get(p)) for p, offset in before.items() if now.get(p, -1) < offset}
             verdict.say(not back, f"round {number}: committed offsets went back", back.items())
@@ -279,7 +283,7 @@ def main():
         verdict.say(len(load.committed) > 0, "no offset was committed")
         print(f"{o.rounds} rounds, slowest start {slowest:.2f} s, {len(verdict.wrong)} wrong")
     finally:
-        server.kill()
+        server.stop(signal.SIGKILL)
         if o.keep or verdict.wrong:
             print(f"kept {folder}")
         else:

@@ -7,13 +7,14 @@ deadline, if it only looks (list, kcat -C); the server's own line starts the ser
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from holdfast_server import Server  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 
 
 def blocks(text):
@@ -47,15 +48,15 @@ def main():
     repository, build = (os.path.abspath(p) for p in sys.argv[1:3])
     folder = tempfile.mkdtemp(prefix="holdfast-readme-")
     binary = os.path.join(build, "holdfast")
-    server, wrong, ran = Server(binary, folder), 0, 0
+    server, wrong, ran = Holdfast(binary, folder), 0, 0
     try:
         for command, expected in blocks(open(os.path.join(repository, "README.md")).read()):
             ran += 1
             if " serve " in command:
                 server.start()
                 continue
-            real = command.replace("build/holdfast", binary).replace("127.0.0.1:9092", server.listen)
-            environment = f"export HOLDFAST_SERVER={server.listen} HOLDFAST_API={server.http}; "
+            real = command.replace("build/holdfast", binary).replace("127.0.0.1:9092", server.kafka)
+            environment = f"export HOLDFAST_SERVER={server.kafka} HOLDFAST_API={server.http}; "
             good, done = run(environment + real, expected, folder)
             print(("ok     " if good else "WRONG  ") + command)
             if not good:
@@ -69,7 +70,7 @@ def main():
             print("WRONG  the server did not stop cleanly")
             wrong += 1
     finally:
-        server.kill()
+        server.stop(signal.SIGKILL)
         shutil.rmtree(folder)
     return 1 if wrong else 0
 
