@@ -18,6 +18,7 @@ class Holdfast:
     def __init__(self, binary, folder, *flags, wrapper=()):
         self.binary = os.path.abspath(binary)
         self.folder = os.path.abspath(folder)
+        os.makedirs(self.folder, exist_ok=True)
         self.data = os.path.join(self.folder, "data")
         self.errors = os.path.join(self.folder, "server.log")
         self.flags = list(flags)

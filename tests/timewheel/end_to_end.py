@@ -5,13 +5,14 @@ kcat sends and reads; the command lists, shows, moves and cancels; the server is
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from holdfast_server import Server  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 
 server = None
 binary = None
@@ -24,13 +25,13 @@ def check(what, ok):
 
 def produce(lines, *headers, topic="holdfast.delay"):
     flags = [x for h in headers for x in ("-H", h)]
-    subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", topic, *flags], input="\n".join(lines) + "\n",
+    subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", topic, *flags], input="\n".join(lines) + "\n",
                    text=True, check=True, timeout=60)
 
 
 def consume(topic, count, timeout=30):
     """(timestamp, partition, key, value, headers) of the first `count` messages."""
-    out = subprocess.run(["kcat", "-C", "-q", "-b", server.listen, "-t", topic, "-c", str(count), "-o", "beginning",
+    out = subprocess.run(["kcat", "-C", "-q", "-b", server.kafka, "-t", topic, "-c", str(count), "-o", "beginning",
                           "-f", "%T|%p|%k|%s|%h\n"], text=True, capture_output=True, timeout=timeout, check=True).stdout
     rows = []
     for line in out.splitlines():
@@ -41,7 +42,7 @@ def consume(topic, count, timeout=30):
 
 def holds(topic):
     """How many messages the topic has, all partitions."""
-    out = subprocess.run(["kcat", "-C", "-q", "-e", "-b", server.listen, "-t", topic, "-o", "beginning", "-f", "x\n"],
+    out = subprocess.run(["kcat", "-C", "-q", "-e", "-b", server.kafka, "-t", topic, "-o", "beginning", "-f", "x\n"],
                          text=True, capture_output=True, timeout=30).stdout
     return out.count("x")
 
@@ -97,10 +98,10 @@ def is_listed_shown_moved_and_cancelled():
 
 def keys_keep_their_partitions():
     for name in ("direct", "delayed"):
-        subprocess.run([binary, "topic", "create", name, "--partitions", "7", "--server", server.listen], check=True,
+        subprocess.run([binary, "topic", "create", name, "--partitions", "7", "--server", server.kafka], check=True,
                        timeout=30, stdout=subprocess.DEVNULL)
     keys = [f"key-{i}:x" for i in range(300)]
-    subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", "direct", "-X", "topic.partitioner=murmur2"],
+    subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "direct", "-X", "topic.partitioner=murmur2"],
                    input="\n".join(keys) + "\n", text=True, check=True, timeout=30)
     produce(keys, "hf-topic=delayed", "hf-delay=1ms")
     wait_for("all are delivered", lambda: holds("delayed") == 300)
@@ -111,13 +112,13 @@ def keys_keep_their_partitions():
 
 def a_kill_loses_and_doubles_nothing(count):
     produce([f"k{i}:v{i}" for i in range(count)], "hf-topic=killed", "hf-delay=1200ms")
-    server.kill()
+    server.stop(signal.SIGKILL)
     server.start()
     until = time.monotonic() + 20
     while holds("killed") < count and time.monotonic() < until:
         time.sleep(0.05)
         if holds("killed") > count // 3:
-            server.kill()
+            server.stop(signal.SIGKILL)
             server.start()
     wait_for("all are delivered", lambda: holds("killed") >= count)
     rows = consume("killed", holds("killed"))
@@ -125,7 +126,7 @@ def a_kill_loses_and_doubles_nothing(count):
 
 
 def wrong_records_are_refused_and_nothing_else():
-    run = subprocess.run(["kcat", "-P", "-K:", "-b", server.listen, "-t", "holdfast.delay", "-H", "hf-topic=t", "-H",
+    run = subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "holdfast.delay", "-H", "hf-topic=t", "-H",
                           "hf-due=1", "-H", "hf-delay=1"], input="k:v\n", text=True, capture_output=True, timeout=60)
     check(f"refused: {run.stderr}", "INVALID_RECORD" in run.stderr or "failed" in run.stderr)
     produce(["k:v"], "hf-topic=after", "hf-delay=1ms")
@@ -140,7 +141,7 @@ def main():
     o = options.parse_args()
     binary = os.path.abspath(o.binary)
     with tempfile.TemporaryDirectory(prefix="holdfast-delay-") as folder:
-        server = Server(binary, folder)
+        server = Holdfast(binary, folder)
         server.start()
         try:
             for test, arguments in ((arrives_at_its_time_and_never_before, (o.messages,)),
@@ -152,7 +153,7 @@ def main():
             check("a clean stop", server.stop() == 0)
         finally:
             if server.process:
-                server.kill()
+                server.stop(signal.SIGKILL)
 
 
 main()

@@ -15,7 +15,7 @@ import urllib.request
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 sys.dont_write_bytecode = True
 import servers  # noqa: E402
-from holdfast_server import Server  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 
 FLAGS = ["--txn.check.after", "300ms", "--txn.check.interval", "100ms", "--txn.check.attempts", "3"]
 GROUP = "shop"
@@ -24,12 +24,12 @@ GROUP = "shop"
 class World:
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
-        self.server = Server(binary, os.path.join(folder, "server"), *FLAGS)
+        self.server = Holdfast(binary, os.path.join(folder, "server"), *FLAGS)
         self.server.start()
 
     def produce(self, op, ident, *headers, value=""):
         flags = [f"hf-op={op}", f"hf-group={GROUP}", *headers]
-        command = ["kcat", "-P", "-b", self.server.listen, "-t", "holdfast.txn", "-X", "partitioner=murmur2_random", "-K", ":"]
+        command = ["kcat", "-P", "-b", self.server.kafka, "-t", "holdfast.txn", "-X", "partitioner=murmur2_random", "-K", ":"]
         for header in flags:
             command += ["-H", header]
         subprocess.run(command, input=f"{ident}:{value}\n", text=True, check=True, timeout=30)
@@ -39,7 +39,7 @@ class World:
 
     def read(self, topic):
         """Every record there is: (key, value, headers)."""
-        done = subprocess.run(["kcat", "-C", "-b", self.server.listen, "-t", topic, "-o", "beginning", "-e", "-f",
+        done = subprocess.run(["kcat", "-C", "-b", self.server.kafka, "-t", topic, "-o", "beginning", "-e", "-f",
                                "%k\t%s\t%h\n"], capture_output=True, text=True, timeout=30)
         return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
 
@@ -62,7 +62,7 @@ class World:
         return done.returncode, done.stdout, done.stderr
 
     def checker(self, *program):
-        return subprocess.Popen([self.binary, "check", "--server", self.server.listen, "--api", self.server.http,
+        return subprocess.Popen([self.binary, "check", "--server", self.server.kafka, "--api", self.server.http,
                                  "--group", GROUP, "--", *program])
 
 
@@ -135,7 +135,7 @@ def a_vanished_producer_is_asked_and_answered_for(w):
 
 
 def parked_ones_survive_a_crash_and_are_resolved_by_an_operator(w):
-    w.server.kill()
+    w.server.stop(signal.SIGKILL)
     w.server.start()
     status, out, _ = w.command("list", "--state", "parked")
     assert status == 0 and "unsure" in out and len(out.splitlines()) == 2, out
