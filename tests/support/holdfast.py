@@ -72,11 +72,6 @@ class Holdfast:
         lines = [line.rsplit(" ", 1) for line in self.get("/metrics").splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in lines}
 
-    def sanitized(self):
-        """Whether the binary was built with AddressSanitizer."""
-        with open(self.binary, "rb") as f:
-            return b"__asan_init" in f.read()
-
     def memory_kb(self, what="VmRSS"):
         with open(f"/proc/{self.pid}/status") as f:
             return int(re.search(rf"^{what}:\s+(\d+)", f.read(), re.M).group(1))
