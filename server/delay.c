@@ -477,8 +477,11 @@ static enum hf_err part_open(struct server *s, void **state) {
     struct delay *d = calloc(1, sizeof(*d));
     if (!d) return HF_ENOMEM;
     d->server = s;
-    struct schedule_options options = {
-        .random_seed = env_random(s->env), .boot_id = env_boot_id(s->env), .event = on_event, .arg = d};
+    struct schedule_options options = {.random_seed = env_random(s->env),
+                                       .boot_id = env_boot_id(s->env),
+                                       .id_memory_ms = s->settings->id_memory_ms,
+                                       .event = on_event,
+                                       .arg = d};
     enum hf_err e =
         schedule_open(s->engine, &options, env_wall_ms(s->env), env_mono_us(s->env) / 1000, &d->schedule);
     if (e) {

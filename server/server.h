@@ -22,6 +22,7 @@ struct server_settings {
     int64_t num_partitions, segment_bytes, message_max, connections_max, request_max;
     bool auto_create;
     const char *log_level;
+    int64_t id_memory_ms;
     int64_t txn_check_after_ms, txn_check_interval_ms, txn_check_attempts, txn_live_max,
         txn_destination_wait_ms;
 };

@@ -28,6 +28,8 @@ static const struct hf_option rows[] = {
      "Kafka connections; further ones are closed"},
     {"socket.request.max.bytes", HF_OPTION_BYTES, AT(request_max), "64MiB", 1024, 1 << 30, "BYTES",
      "largest request"},
+    {"id.memory.ms", HF_OPTION_MS, AT(id_memory_ms), "7d", 1000, HF_DAYS(3650), "TIME",
+     "how long the ids of finished schedules and decided transactions are remembered"},
     {"txn.check.after", HF_OPTION_MS, AT(txn_check_after_ms), "6s", 1, HF_DAYS(365), "TIME",
      "an undecided transaction's group is asked this long after its last half message"},
     {"txn.check.interval", HF_OPTION_MS, AT(txn_check_interval_ms), "30s", 1, HF_DAYS(365), "TIME",

@@ -354,6 +354,7 @@ static enum hf_err open_part(struct server *s, void **state) {
     struct txn_options options = {.check_after_ms = o->txn_check_after_ms,
                                   .check_interval_ms = o->txn_check_interval_ms,
                                   .check_attempts = (int32_t)o->txn_check_attempts,
+                                  .id_memory_ms = o->id_memory_ms,
                                   .live_max = (size_t)o->txn_live_max,
                                   .destination_wait_ms = o->txn_destination_wait_ms,
                                   .event = on_event,
