@@ -110,13 +110,16 @@ def place_of(event):
 
 
 def redelivered_after(e, moment_ms):
-    """Messages that some handler had been given before that moment, and that came again, from the log, after it."""
+    """Messages that some handler had been given before that moment, and that came again, from the log, after it. What
+    a killed worker left behind does not count: that comes again anyway."""
     before, after = set(), collections.Counter()
+    victims = {k["victim"] for k in e.events("killed")}
     for event in e.trace:
         if event["event"] not in ("run", "duplicate"):
             continue
         if event["at"] <= moment_ms:
-            before.add(place_of(event))
+            if event["pid"] not in victims:
+                before.add(place_of(event))
         elif event["event"] == "duplicate" or event["attempt"] == 1:
             after[place_of(event)] += 1
     return sum(n for place, n in after.items() if place in before)

@@ -267,6 +267,21 @@ TEST_ON_EACH(many_threads_do_each_effect_once) {
 
 /* ---- failures ---- */
 
+TEST_ON_EACH(used_up_pool_is_busy_and_gives_out_what_comes_back) {
+    struct dedup *narrow;
+    struct dedup_options o = {.url = f->url, .connections = 1, .command_timeout_ms = 100};
+    assert_int_equal(dedup_open(&o, &narrow), HF_OK);
+    struct dedup_tx *first, *second;
+    struct dedup_detail d;
+    assert_int_equal(begin_in(narrow, f, "a", 1, &first, &d), DEDUP_RUN);
+    assert_int_equal(begin_in(narrow, f, "b", 1, &second, &d), DEDUP_BUSY);
+    assert_non_null(strstr(d.why, "pool"));
+    assert_false(dedup_rollback(first));
+    assert_int_equal(begin_in(narrow, f, "b", 1, &second, &d), DEDUP_RUN);
+    assert_false(dedup_rollback(second));
+    dedup_close(narrow);
+}
+
 TEST_ON_EACH(failed_statement_is_an_attempt_and_commits_nothing) {
     struct dedup_tx *tx;
     struct dedup_detail d;
@@ -494,6 +509,7 @@ int main(void) {
         cmocka_unit_test(second_worker_waits_and_runs_after_the_rollback),
         cmocka_unit_test(waiting_for_another_worker_ends_in_busy),
         cmocka_unit_test(many_threads_do_each_effect_once),
+        cmocka_unit_test(used_up_pool_is_busy_and_gives_out_what_comes_back),
         cmocka_unit_test(failed_statement_is_an_attempt_and_commits_nothing),
         cmocka_unit_test(handler_that_ends_the_transaction_itself_is_found_out),
         cmocka_unit_test(expiry_removes_batches_of_what_is_older_than_the_horizon),
