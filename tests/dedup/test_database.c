@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-enum { TIMEOUT_MS = 400, HORIZON_MS = 10000 };
+enum { SHORT_MS = 300, LONG_MS = 30000, HORIZON_MS = 10000 };
 
 struct fixture {
     const char *name;
@@ -30,13 +30,17 @@ struct fixture {
 static struct fixture fixtures[2] = {{.name = "sqlite"}, {.name = "postgres"}};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
-static struct dedup *open_at(const char *url) {
+static struct dedup *open_for(const char *url, int64_t timeout_ms) {
     struct dedup *d;
     struct dedup_options o = {
-        .url = url, .horizon_ms = HORIZON_MS, .connections = 8, .command_timeout_ms = TIMEOUT_MS};
+        .url = url, .horizon_ms = HORIZON_MS, .connections = 8, .command_timeout_ms = timeout_ms};
     assert_int_equal(dedup_open(&o, &d), HF_OK);
     assert_int_equal(dedup_kind(d), DEDUP_DATABASE);
     return d;
+}
+
+static struct dedup *open_at(const char *url) {
+    return open_for(url, LONG_MS);
 }
 
 /* ---- statements in a transaction, whatever the database ---- */
@@ -230,10 +234,12 @@ TEST_ON_EACH(second_worker_waits_and_runs_after_the_rollback) {
 TEST_ON_EACH(waiting_for_another_worker_ends_in_busy) {
     struct dedup_tx *tx, *none;
     struct dedup_detail d;
+    struct dedup *hasty = open_for(f->url, SHORT_MS);
     assert_int_equal(begin(f, "a", 1, &tx), DEDUP_RUN);
-    assert_int_equal(begin_in(f->other, f, "a", 1, &none, &d), DEDUP_BUSY);
+    assert_int_equal(begin_in(hasty, f, "a", 1, &none, &d), DEDUP_BUSY);
     assert_true(d.retry_ms >= 1);
     commit(tx);
+    dedup_close(hasty);
     assert_int_equal(begin_in(f->other, f, "a", 1, &none, &d), DEDUP_DUPLICATE);
 }
 
@@ -269,7 +275,7 @@ TEST_ON_EACH(many_threads_do_each_effect_once) {
 
 TEST_ON_EACH(used_up_pool_is_busy_and_gives_out_what_comes_back) {
     struct dedup *narrow;
-    struct dedup_options o = {.url = f->url, .connections = 1, .command_timeout_ms = 100};
+    struct dedup_options o = {.url = f->url, .connections = 1, .command_timeout_ms = 2000};
     assert_int_equal(dedup_open(&o, &narrow), HF_OK);
     struct dedup_tx *first, *second;
     struct dedup_detail d;
@@ -342,17 +348,19 @@ static void sqlite_that_another_process_holds_is_busy(void **state) {
     assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
     struct dedup_tx *tx;
     struct dedup_detail d;
-    assert_int_equal(begin_in(f->dedup, f, "held", 1, &tx, &d), DEDUP_BUSY);
+    struct dedup *hasty = open_for(f->url, SHORT_MS);
+    assert_int_equal(begin_in(hasty, f, "held", 1, &tx, &d), DEDUP_BUSY);
     assert_int_equal(sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
 
     /* A reader in between lets the transaction begin but not commit. */
-    assert_int_equal(begin_in(f->dedup, f, "held", 1, &tx, &d), DEDUP_RUN);
+    assert_int_equal(begin_in(hasty, f, "held", 1, &tx, &d), DEDUP_RUN);
     sqlite3_stmt *reader;
     assert_int_equal(sqlite3_prepare_v2(db, "SELECT * FROM holdfast_dedup", -1, &reader, NULL), SQLITE_OK);
     assert_int_equal(sqlite3_step(reader), SQLITE_ROW);
     assert_int_equal(dedup_commit(tx, &d), DEDUP_BUSY);
     sqlite3_finalize(reader);
     sqlite3_close(db);
+    dedup_close(hasty);
     assert_int_equal(begin_in(f->dedup, f, "held", 1, &tx, &d), DEDUP_RUN);
     commit(tx);
 }

@@ -30,16 +30,20 @@ static void note(void *arg, const char *event, const char *text) {
     (void)snprintf(l->text + n, sizeof l->text - n, "%s: %s\n", event, text);
 }
 
-static struct dedup *open_at(const char *url, struct lines *l) {
+static struct dedup *open_for(const char *url, int64_t timeout_ms, struct lines *l) {
     struct dedup *d;
     struct dedup_options o = {.url = url,
-                              .connect_timeout_ms = 300,
-                              .command_timeout_ms = 300,
+                              .connect_timeout_ms = timeout_ms,
+                              .command_timeout_ms = timeout_ms,
                               .connections = 3,
                               .log = l ? note : NULL,
                               .log_arg = l};
     assert_int_equal(dedup_open(&o, &d), HF_OK);
     return d;
+}
+
+static struct dedup *open_at(const char *url, struct lines *l) {
+    return open_for(url, 30000, l);
 }
 
 static void redis_do(const char *command) {
@@ -172,7 +176,7 @@ static void server_that_never_answers_is_unavailable_in_time(void **state) {
     struct fake f;
     fake_start(&f, NULL);
     struct lines l = {""};
-    struct dedup *d = open_at(f.url, &l);
+    struct dedup *d = open_for(f.url, 300, &l);
     struct dedup_detail detail;
     assert_non_null(strstr(l.text, "dedup_unavailable"));
     assert_int_equal(dedup_claim(d, &key, 1, 0, &detail), DEDUP_UNAVAILABLE);
