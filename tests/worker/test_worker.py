@@ -8,7 +8,7 @@ SIGKILL several times, and waits until the group has settled everything.
 """
 import json, os, random, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, time
 
-HOLDFAST, PROBE = sys.argv[1], sys.argv[2]
+HOLDFAST, PROBE = map(os.path.abspath, sys.argv[1:3])
 GIVEN = sys.argv[sys.argv.index("--server") + 1] if "--server" in sys.argv else None
 COUNT, KEYS, KILLS = 240, 12, 3
 SEED = int(os.environ.get("SEED", time.time_ns() % 100000))
@@ -39,13 +39,24 @@ def until(what, check, seconds=45):
 
 class Server:
     def __init__(self, folder):
+        self.folder = folder
+        self.kafka, self.http = GIVEN or "127.0.0.1:%d" % free_port(), "127.0.0.1:%d" % free_port()
+        self.start()
+
+    def start(self):
         if GIVEN:
-            self.kafka, self.http = GIVEN, "127.0.0.1:1"
             return
-        p = start([HOLDFAST, "serve", "--data", folder + "/data", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-                   "--num.partitions", "4"], stdout=subprocess.PIPE, stderr=open(folder + "/server.log", "w"), text=True)
-        ready = dict(f.split("=") for f in p.stdout.readline().split()[1:])
-        self.kafka, self.http = ready["listen"], ready["http"]
+        self.process = start([HOLDFAST, "serve", "--data", self.folder + "/data", "--listen", self.kafka, "--http", self.http,
+                              "--num.partitions", "4"], stdout=subprocess.PIPE, text=True,
+                             stderr=open(self.folder + "/server.log", "a"))
+        assert self.process.stdout.readline().startswith("ready "), open(self.folder + "/server.log").read()
+
+    def crash(self):
+        if GIVEN:
+            return
+        self.process.kill()
+        self.process.wait()
+        self.start()
 
     def cli(self, *args, check=True):
         r = subprocess.run([HOLDFAST, *args, "--server", self.kafka, "--api", self.http], capture_output=True, text=True)
@@ -76,6 +87,7 @@ def run_case(server, folder, kind, store, finished=lambda log: True):
         workers[i].send_signal(signal.SIGKILL)
         workers[i].wait()
         workers[i] = start(args, stderr=errors, stdout=errors)
+    server.crash()
     sent = total(server, topic)
     until("%s settled" % kind, lambda: server.settled(group, topic, sent), 60)
     until("%s finished" % kind, lambda: finished(log), 30)
@@ -160,9 +172,27 @@ def case_poison(server, folder):
         assert len(letters()) == len(want) - 1, "dead letters doubled"
 
 
+def case_transact(server, folder):
+    """One producer in seven dies before its local commit, one in four between that and its decision."""
+    count, topic = 28, "t-transact"
+    p = start([PROBE, "transact", server.kafka, server.http, "shop", topic, folder + "/local.db", str(count)], cwd=folder,
+              stdout=subprocess.PIPE, text=True)
+    want = sorted("tx-%d" % i for i in range(count) if i % 7 != 6)
+    seen = lambda value: sorted(json.loads(l)["key"] for l in server.cli("tail", topic, "--from", "earliest", "--exit",
+                                "--json", check=False).splitlines() if json.loads(l)["value"].startswith(value))
+    until("transactions settled", lambda: seen("tx-") == want and seen("late") == want, 30)
+    open(folder + "/stop", "w").close()
+    checked = p.stdout.read().splitlines()
+    assert p.wait(20) == 0
+    assert len([c for c in checked if c.endswith(" 2")]) == 4, checked  # rolled back by void rows
+    assert len([c for c in checked if c.endswith(" 1")]) == 6, checked  # committed by their rows
+    with sqlite3.connect(folder + "/local.db") as c:
+        assert c.execute("SELECT count(*) FROM holdfast_local WHERE real = 0").fetchone() == (4,)
+
+
 def main():
     folder = tempfile.mkdtemp(prefix="hf-worker-")
-    names = os.environ.get("CASES", "database state external order poison").split()
+    names = os.environ.get("CASES", "database state external order poison transact").split()
     ok = False
     try:
         server = Server(folder)
