@@ -126,6 +126,7 @@ static void become(char *const argv[], char **envp, int in, pid_t parent) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(EXIT_RETRY); /* the worker died before the line above */
     dup2(in, STDIN_FILENO);
+    syscall(SYS_close_range, 3u, ~0u, 0u); /* an old kernel leaves what libraries forgot to mark */
     execvpe(argv[0], argv, envp);
     if (errno == E2BIG) _exit(EXIT_REJECT);
     _exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN);

@@ -351,7 +351,8 @@ void core_wake(struct core *c, int64_t now_ms) {
 
 int64_t core_next(const struct core *c) {
     int64_t wheel = wheel_next(c->wheel);
-    int64_t policy = c->ready ? policy_next(&c->policy) : INT64_MAX;
+    bool room = c->running < c->options.policy.concurrency;
+    int64_t policy = c->ready && room ? policy_next(&c->policy) : INT64_MAX;
     if (wheel == WHEEL_NEVER) wheel = INT64_MAX;
     return wheel < policy ? wheel : policy;
 }

@@ -99,10 +99,6 @@ bool policy_may_start(struct policy *p, int32_t running, int64_t now_ms, bool *p
     return true;
 }
 
-void policy_abandon(struct policy *p) {
-    p->probing_now = false;
-}
-
 int64_t policy_next(const struct policy *p) {
     if (p->state == POLICY_NORMAL) return INT64_MAX;
     int64_t recovered = p->state == POLICY_RECOVERING ? p->healthy_ms + POLICY_RECOVERY_MS : INT64_MAX;

@@ -76,12 +76,9 @@ struct policy {
 
 void policy_init(struct policy *p, const struct policy_options *options);
 
-/* May one more handler start now? *probe: it is a probe; policy_judge or policy_abandon must follow with it.
+/* May one more handler start now? *probe: it is a probe; policy_judge must follow with it.
  */
 bool policy_may_start(struct policy *p, int32_t running, int64_t now_ms, bool *probe);
-
-/* A probe that ended without a result: its partition was taken away. */
-void policy_abandon(struct policy *p);
 
 /* When policy_may_start may change its mind by time alone; INT64_MAX: never. */
 int64_t policy_next(const struct policy *p);

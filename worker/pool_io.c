@@ -52,12 +52,12 @@ static hf_verdict call(hf_worker *w, struct hf_delivery *d) {
 }
 
 /* Of every verdict but HF_DONE. */
-static void judge_verdict(hf_worker *w, struct hf_delivery *d, hf_verdict v, bool forgivable) {
+static void judge_verdict(struct hf_delivery *d, hf_verdict v, bool forgivable) {
     bool late = worker_mono_ms() >= d->deadline_ms;
     if (v == HF_REJECT)
         set(d, ENDED_REJECTED, -1);
-    else if (v == HF_STOP || (atomic_load(&w->stopping) && atomic_load(&d->cancelled)))
-        set(d, ENDED_HANDED_BACK, -1);
+    else if (v == HF_STOP || (atomic_load(&d->cancelled) && !atomic_load(&d->lost)))
+        set(d, ENDED_HANDED_BACK, -1); /* cancelled by a stop or a rebalance: no failure */
     else if (atomic_load(&d->lost))
         set(d, ENDED_BUSY, 1000);
     else if (forgivable)
@@ -88,7 +88,7 @@ static void run_plain(hf_worker *w, struct hf_delivery *d) {
     if (v == HF_DONE)
         set(d, ENDED_DONE, -1);
     else
-        judge_verdict(w, d, v, false);
+        judge_verdict(d, v, false);
 }
 
 /* The transaction is open in d->tx. */
@@ -98,7 +98,7 @@ static void run_in_transaction(hf_worker *w, struct hf_delivery *d) {
     struct dedup_tx *tx = d->tx;
     d->tx = NULL;
     if (v != HF_DONE) {
-        judge_verdict(w, d, v, dedup_rollback(tx));
+        judge_verdict(d, v, dedup_rollback(tx));
         return;
     }
     enum dedup_answer a = dedup_commit(tx, &detail);
@@ -170,7 +170,7 @@ static void run_external(hf_worker *w, struct hf_delivery *d, const struct dedup
         record_done(w, d, key);
         return;
     }
-    judge_verdict(w, d, v, false);
+    judge_verdict(d, v, false);
     /* If it cannot be released, the lease ends by itself. */
     (void)!dedup_release(w->dedup, key, d->fence, worker_wall_ms(), &detail);
 }
@@ -204,6 +204,23 @@ static void attempt(hf_worker *w, struct hf_delivery *d) {
     }
 }
 
+/* ---- forgetting ---- */
+
+/* Once a minute one thread removes a batch of rows older than the horizon; at once again while there are
+ * more. */
+static void expire_sometimes(hf_worker *w) {
+    enum { EVERY_MS = 60000, BATCH = 1000 };
+    int64_t now_ms = worker_mono_ms(), due_ms = atomic_load(&w->next_expire_ms);
+    if (w->options.effect != HF_EFFECT_DATABASE || now_ms < due_ms ||
+        !atomic_compare_exchange_strong(&w->next_expire_ms, &due_ms, now_ms + EVERY_MS))
+        return;
+    struct dedup_detail detail = {0};
+    size_t removed = 0;
+    enum dedup_answer a = dedup_expire(w->dedup, worker_wall_ms(), BATCH, &removed, &detail);
+    if (a == DEDUP_RUN && removed == BATCH) atomic_store(&w->next_expire_ms, now_ms);
+    if (removed) worker_log(w, 3, "expired", "rows=%zu", removed);
+}
+
 /* ---- threads ---- */
 
 static void *serve(void *arg) {
@@ -218,6 +235,7 @@ static void *serve(void *arg) {
         pthread_mutex_unlock(&p->lock);
         attempt(p->worker, d);
         threads_ended(p, d);
+        expire_sometimes(p->worker);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);

@@ -130,14 +130,15 @@ static void count_ended(hf_worker *w, const struct hf_delivery *d) {
 }
 
 static void tell_outage(hf_worker *w) {
-    static const char *const names[] = {"over", "probing", "recovering"};
+    static const char *const states[] = {
+        "state=over note=\"at full speed again\"",
+        "state=probing note=\"nothing but failures: one message at a time, attempts of others do not count\"",
+        "state=recovering note=\"a handler succeeded\""};
     const struct policy *p = core_policy(w->core);
     atomic_store(&w->counters.probing, p->state != POLICY_NORMAL);
     if (p->state == w->told) return;
     w->told = p->state;
-    worker_log(w, 1, "outage",
-               "state=%s pause_ms=%" PRId64 " note=\"nothing but failures: one message at a time\"",
-               names[p->state], p->pause_ms);
+    worker_log(w, 1, "outage", "%s pause_ms=%" PRId64, states[p->state], p->pause_ms);
 }
 
 static void attempt_ended(hf_worker *w, struct hf_delivery *d, int64_t now_ms) {
@@ -166,7 +167,9 @@ static void attempt_ended(hf_worker *w, struct hf_delivery *d, int64_t now_ms) {
             return;
         }
         break;
-    case FATE_HAND_BACK: break;
+    case FATE_HAND_BACK:
+        if (atomic_load(&w->handler_stops)) atomic_store(&w->stopping, true); /* before it starts again */
+        break;
     }
     if (core_wait(w->core, &d->message, now_ms + d->judgement.delay_ms)) delivery_free(d);
 }
