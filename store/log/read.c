@@ -149,7 +149,8 @@ void log_bounds(struct log_partition *p, struct log_bounds *out) {
     };
 }
 
-/* ---- by time ---- */
+/* ---- by time: the timeindex says where to begin, never that there is nothing: entries may be missing ----
+ */
 
 static enum hf_err read_batch(struct segment *s, uint64_t pos, const struct batch_info *b,
                               struct hf_buf *out) {
@@ -188,7 +189,6 @@ static enum hf_err search_segment(struct log_partition *p, struct segment *s, in
     uint64_t limit = visible(p, s), pos = 0;
     int64_t from;
     enum hf_err e = segment_open(s);
-    if (!e && s->max_ts < ms && s->sealed && s->timeindex.entries > 0) return HF_EEND;
     if (!e) e = index_find_time(s, ms, &from);
     if (!e) e = index_find(s, from, &pos);
     while (!e && pos < limit) {
@@ -221,7 +221,6 @@ enum hf_err log_offset_max_time(struct log *l, struct log_partition *p, int64_t 
     for (struct segment *s = p->segments; s; s = s->next) {
         enum hf_err e = segment_open(s);
         if (e) return e;
-        if (visible(p, s) == s->size && s->timeindex.entries > 0 && s->max_ts <= most) continue;
         uint64_t limit = visible(p, s), pos = 0;
         int64_t from = s->base;
         if (s->sealed && s->timeindex.entries > 0) e = index_find_time(s, s->max_ts, &from);
