@@ -134,8 +134,9 @@ size_t hf_sim_hits_empty(const struct hf_sim_hits *hits, const char **point) {
 
 /* ---- faults ---- */
 
-/* Counts a call that can fail; the error with which this one does. */
 enum call { CALL_PLAIN, CALL_TAKES_SPACE, CALL_SYNC };
+
+/* Counts a call that can fail; the error with which this one does. */
 static enum hf_err fault(struct hf_sim *sim, enum call call) {
     if (sim->fail_syncs && call != CALL_SYNC) return HF_OK;
     if (sim->fail_in == 0 || --sim->fail_in > 0) return HF_OK;

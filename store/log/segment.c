@@ -273,7 +273,10 @@ void segment_remove(struct segment *s, bool unlink_files) {
     }
     struct log_partition *p = s->p;
     DL_DELETE(p->segments, s);
-    if (unlink_files) p->dirty_dir = true;
+    if (unlink_files) {
+        p->dirty_dir = true; /* a clean stop must not leave a name that power loss brings back */
+        partition_mark_dirty(p);
+    }
     s->p = NULL;
     if (s->pin.count == 0) free_segment(s);
 }

@@ -67,7 +67,7 @@ static size_t put_record(uint8_t *out, uint32_t id, uint32_t index) {
 
 size_t kbatch_make(uint32_t id, uint32_t count, const struct kproducer *producer, uint8_t out[KBATCH_MAX]) {
     size_t n = KBATCH_HEADER;
-    int64_t timestamp = INT64_C(1767225600000) + id;
+    int64_t timestamp = kbatch_time(id);
     for (uint32_t i = 0; i < count; i++) n += put_record(out + n, id, i);
     memset(out, 0, KBATCH_HEADER);
     hf_put_be32(out + 8, (uint32_t)(n - 12));

@@ -17,6 +17,11 @@ struct kproducer {
 /* The value of record `index` of message `id`; returns its length, at least 12. */
 size_t kvalue(uint32_t id, uint32_t index, uint8_t out[KVALUE_MAX]);
 
+/* The timestamp of every record of message `id`. */
+static inline int64_t kbatch_time(uint32_t id) {
+    return INT64_C(1767225600000) + id * INT64_C(7919) % 1000;
+}
+
 /* The whole batch of message `id` with `count` records; returns its length. */
 size_t kbatch_make(uint32_t id, uint32_t count, const struct kproducer *producer, uint8_t out[KBATCH_MAX]);
 

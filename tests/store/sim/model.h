@@ -1,17 +1,23 @@
 /* What the store was asked, what it answered and what it showed, and so what must be there after a crash.
  * Shares no code with the store, and knows nothing of how it works.
  *
- * The promises (design: "What an acknowledgement means", rules 2, 6), as checks by number, which a violation
- * names: M1  an answered message is there after process death; one answered as durable after any crash M2
- * what a reader saw is there after a crash, but for acks≤1 messages after power loss M3  no message is there
- * twice, none that was refused, none that was lost comes back by itself M4  an offset that was ever answered
- * or shown never means another message M5  below a message that is kept, every earlier one of its partition
- * is kept M6  a commit's records are there all or none, its puts with them, and commits form a prefix M7  a
- * retry of an idempotent producer is answered with the original's offset if that is there M8  bytes come back
- * as they were sent M9  an order of acceptance, once seen, stays, and time never goes back along it M10 a
- * topic exists exactly if its creation was answered, its deletion was not; a new one has a new id M11 a run
- * that a commit named is there with its bytes, one that no commit named is not M12 the end of a partition
- * never goes back below what was given out; a watermark not below what was seen */
+ * The promises, as checks by number, which a violation names:
+ *
+ *   M1   an answered message is there after process death; one answered as durable after any crash
+ *   M2   what a reader saw is there after a crash, but for acks≤1 messages after power loss
+ *   M3   no message is there twice, none that was refused, none that was lost comes back by itself
+ *   M4   an offset that was ever answered or shown never means another message
+ *   M5   below a message that is kept, every earlier one of its partition is kept
+ *   M6   a commit's records are there all or none, its puts with them, and commits form a prefix
+ *   M7   a retry of an idempotent producer is answered with the original's offset if that is there
+ *   M8   bytes come back as they were sent
+ *   M9   an order of acceptance, once seen, stays, and time never goes back along it
+ *   M10  a topic is there if its creation was answered and its deletion was not; a new one has a new id
+ *   M11  a run that a commit named is there with its bytes, one that no commit named is not
+ *   M12  the end of a partition never goes back below what was given out
+ *   M13  leader epochs rise along offsets and are listed
+ *
+ * M0 is everything else: a store that does not open, or fails without a fault. */
 #ifndef TESTS_STORE_SIM_MODEL_H
 #define TESTS_STORE_SIM_MODEL_H
 

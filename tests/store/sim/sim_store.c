@@ -1,9 +1,10 @@
 /* The crash simulation of the store.
  *
- *     sim_store [--seeds N] [--from S]      runs N seeds from S on (default 1000 from 1); fails on a broken
- * promise and on a crash point that no crash of a kind struck sim_store --seed S --verbose          one seed,
- * every step told: how a failure is looked into sim_store --mutations [--seeds N]     breaks each ordering
- * rule in turn and fails if no seed notices
+ *     sim_store [--seeds N] [--from S]     N seeds from S on (1000 from 1). Fails on a broken promise, and on
+ *                                          a crash point that no crash of a kind struck
+ *     sim_store --seed S --verbose         one seed, every step told: how a failure is looked into
+ *     sim_store --mutations [--seeds N]    breaks each ordering rule in turn; fails if no seed notices one
+ *     sim_store --mutation M [--seeds N]   breaks that one
  *
  * Same seed, same life. HF_MUTATE=n in the environment breaks the n-th rule (docs/storage.md) for any run. */
 #include "run.h"

@@ -16,6 +16,7 @@ struct slice_reading {
     void (*fn)(struct run *r, int topic, int partition, const struct krecord *k);
     struct krecord first;
     bool any;
+    int32_t epoch; /* of the batch before */
 };
 
 static bool note_record(void *arg, const struct krecord *k) {
@@ -39,6 +40,20 @@ static void compare_batch(struct run *r, int topic, const struct krecord *first,
     if (!same) model_broken(r->model, "M8", "the batch of message %u has other bytes", x->id);
 }
 
+/* M13: the batch's epoch is not below the one before, and is listed as one that reaches over it. */
+static void compare_epoch(struct slice_reading *s, const uint8_t *p, int64_t end) {
+    struct model *m = s->r->model;
+    struct log_partition *partition = log_partition(s->r->log, topic_name(s->r, s->topic), s->partition);
+    int32_t epoch = (int32_t)hf_get_be32(p + 12), found = -1;
+    int64_t epoch_end = -1;
+    enum hf_err e = log_epoch_end(partition, epoch, &found, &epoch_end);
+    if (epoch < s->epoch || e || found != epoch || epoch_end < end)
+        model_broken(m, "M13", "%s-%d: a batch up to %lld has epoch %d after %d, listed as %d up to %lld",
+                     m->topics[s->topic].name, s->partition, (long long)end, epoch, s->epoch, found,
+                     (long long)epoch_end);
+    s->epoch = epoch;
+}
+
 static int64_t read_batches(struct slice_reading *s, const uint8_t *p, size_t n, int64_t expected) {
     struct model *m = s->r->model;
     for (size_t at = 0; at < n && !m->broken;) {
@@ -53,6 +68,7 @@ static int64_t read_batches(struct slice_reading *s, const uint8_t *p, size_t n,
             break;
         }
         compare_batch(s->r, s->topic, &s->first, p + at, size);
+        compare_epoch(s, p + at, base + count);
         expected = base + count;
         at += size;
     }
