@@ -326,8 +326,11 @@ typedef struct hf_worker_options {
     int64_t session_ms;         /* default 10 s */
     int64_t heartbeat_ms;       /* default 3 s */
     bool from_latest;           /* a new group starts at the end of the topic; default: at the beginning */
-    bool moves_direct; /* never use holdfast.delay; default: use it if the server has it (README, "on Kafka")
-                        */
+    /* Never use holdfast.delay. Default: use it if the server has it, which makes retries of HF_ORDER_NONE
+     * and dead letters idempotent by name. Without it (plain Kafka) failed messages wait in the worker
+     * whatever the order, and a dead letter goes straight to its topic: a kill before the next commit may
+     * write it twice. */
+    bool moves_direct;
     const char *const *config; /* further librdkafka properties, as in hf_client_options */
     hf_log *log;               /* default: one line an event on stderr, without debug */
 } hf_worker_options;
