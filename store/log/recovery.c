@@ -115,8 +115,12 @@ static void at_end(struct log_partition *p, struct place end) {
 
 /* The index as the checkpoint synced it, or made again. */
 static enum hf_err settle_index(struct segment *s, const struct facts *f) {
+    s->max_ts = f->max_ts; /* opening it saw entries that the checkpoint does not know */
+    s->max_ts_offset = f->max_ts_offset;
+    /* The largest time was that of reserved room: which one is below it, only the batches know. */
+    bool reserved = f->max_ts >= 0 && f->max_ts_offset >= f->next;
     enum hf_err e = index_cut(s, f->index_entries, f->time_entries, f->next);
-    if (e || s->index.entries >= f->index_entries) return e;
+    if (e || (s->index.entries >= f->index_entries && !reserved)) return e;
     e = index_cut(s, 0, 0, f->next);
     s->max_ts = -1;
     for (uint64_t pos = 0; !e && pos < s->size;) {

@@ -28,6 +28,7 @@ void model_broken(struct model *m, const char *check, const char *fmt, ...) {
 
 struct message *model_message(struct model *m, int topic, int partition, uint32_t count, bool wants_durable) {
     if (m->message_count == MESSAGES_MAX) return NULL;
+    bool timed = m->topics[topic].append_time || m->topics[topic].internal;
     struct message *x = &m->messages[m->message_count++];
     *x = (struct message){
         .id = m->message_count,
@@ -39,6 +40,7 @@ struct message *model_message(struct model *m, int topic, int partition, uint32_
         .count = count,
         .commit = -1,
         .producer = {.id = -1, .epoch = -1, .sequence = -1},
+        .time_ms = timed ? -1 : kbatch_time(m->message_count),
     };
     return x;
 }
@@ -151,6 +153,17 @@ int64_t model_high(const struct model *m, int topic, int partition) {
         if (x->base + x->count > high) high = x->base + x->count;
     }
     return high;
+}
+
+int64_t model_offset_at(const struct model *m, int topic, int partition, int64_t ms) {
+    int64_t first = -1;
+    for (uint32_t i = 0; i < m->message_count; i++) {
+        const struct message *x = &m->messages[i];
+        if (x->topic != topic || x->partition != partition || !alive(m, x) || !x->found) continue;
+        if (x->time_ms < 0) return -2;
+        if (x->time_ms >= ms && (first < 0 || x->base < first)) first = x->base;
+    }
+    return first;
 }
 
 /* ---- commits ---- */

@@ -15,7 +15,7 @@
  *   M10  a topic is there if its creation was answered and its deletion was not; a new one has a new id
  *   M11  a run that a commit named is there with its bytes, one that no commit named is not
  *   M12  the end of a partition never goes back below what was given out
- *   M13  leader epochs rise along offsets and are listed
+ *   M13  leader epochs rise along offsets and are listed; look-ups by time give the first such record
  *
  * M0 is everything else: a store that does not open, or fails without a fault. */
 #ifndef TESTS_STORE_SIM_MODEL_H
@@ -58,6 +58,7 @@ struct message {
     uint32_t found; /* records seen in the present sweep */
     int32_t commit; /* -1: none */
     struct kproducer producer;
+    int64_t time_ms;   /* of its records; -1: the log's choice */
     uint64_t sequence; /* order of acceptance of its first record; 0: not known */
 };
 
@@ -164,6 +165,10 @@ void model_sweep_record(struct model *m, int topic, int partition, const struct 
 enum model_thing { THING_STATE, THING_TOPIC_KEY, THING_RUN };
 typedef int32_t model_value_of(void *arg, enum model_thing thing, int which);
 void model_sweep_end(struct model *m, bool power, model_value_of *value_of, void *arg);
+
+/* The first record that the last sweep found with a time of at least `ms`: -1 if there is none, -2 if some
+ * times are not known. */
+int64_t model_offset_at(const struct model *m, int topic, int partition, int64_t ms);
 
 /* The largest offset + 1 that a partition ever gave out, as far as is known. */
 int64_t model_high(const struct model *m, int topic, int partition);

@@ -283,6 +283,23 @@ static void sweep_end(struct run *r, int topic, int partition) {
                      partition, (long long)b.high, (long long)model_high(r->model, topic, partition));
 }
 
+/* M13: look-ups by time, on topics whose records keep their producers' times. */
+static void sweep_times(struct run *r, int topic, int partition) {
+    struct model *m = r->model;
+    struct log_partition *p = log_partition(r->log, topic_name(r, topic), partition);
+    for (int i = 0; i < 2 && !m->broken; i++) {
+        int64_t ms = kbatch_time((uint32_t)run_below(r, 1000)) + (int64_t)run_below(r, 3);
+        int64_t should = model_offset_at(m, topic, partition, ms), offset = -1, time = -1;
+        if (should == -2) return;
+        enum hf_err e = log_offset_at(r->log, p, ms, &offset, &time);
+        bool right = e == HF_EEND ? should == -1 : !e && offset == should && time >= ms;
+        if (!right)
+            model_broken(m, "M13", "%s-%d: the first record since %lld is %lld, the log says %s %lld",
+                         m->topics[topic].name, partition, (long long)ms, (long long)should, hf_err_name(e),
+                         (long long)offset);
+    }
+}
+
 void sweep_all(struct run *r) {
     struct model *m = r->model;
     model_sweep_begin(m);
@@ -299,6 +316,7 @@ void sweep_all(struct run *r) {
         for (int p = 0; p < m->topics[t].partitions && !m->broken; p++) {
             if (m->topics[t].internal) sweep_cursor(r, t, p, 0, 1 << 20);
             sweep_end(r, t, p);
+            sweep_times(r, t, p);
         }
     }
     if (!m->broken) sweep_keys(r);

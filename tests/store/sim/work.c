@@ -215,6 +215,7 @@ static void commit_outs(struct run *r, struct model_commit *c, struct commit_mad
         struct message *x = model_message(r->model, topic, partition, 1, true);
         if (!x) break;
         x->commit = number;
+        if (x->time_ms >= 0) x->time_ms = out->now_ms;
         x->fate = FATE_REFUSED;
         struct log_partition *p = log_partition(r->log, topic_name(r, topic), partition);
         if (p) x->floor = end_of(p);
