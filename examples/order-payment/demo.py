@@ -311,7 +311,15 @@ class Shop:
                 say(f"SIGKILL to a worker of {group} in the middle of a handler; started again")
             time.sleep(0.02)
 
+    def busy(self):
+        """Handlers of each group have been at work in the last moment, so that commits of offsets are under way."""
+        now = time.time() * 1000
+        lately = [e for e in self.events("run") if now - e["at"] < 150]
+        return len(lately) >= 6 and {e["group"] for e in lately} == set(GROUPS)
+
     def kill_server(self):
+        with contextlib.suppress(TimeoutError):
+            servers.until(self.busy, "busy workers", seconds=10)
         self.note(event="server-killed")
         self.server.process.kill()
         self.server.process.wait()
@@ -438,5 +446,6 @@ def main():
 
 
 STARTED = time.monotonic()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # through the cleaning up
 if __name__ == "__main__":
     sys.exit(main())
