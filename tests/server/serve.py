@@ -198,7 +198,7 @@ def acks_all_is_answered_after_its_sync_and_fetches_use_sendfile(folder):
 
 @test
 def a_failed_sync_ends_the_process_with_a_clear_line(folder):
-    _, server = traced(folder, "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:when=40+")
+    _, server = traced(folder, "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:when=100+")
     with server:
         producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0, retries=0)
         answered = 0
