@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <unistd.h>
 
 struct work {
     struct cli_server at;
@@ -58,6 +59,12 @@ static int word(const char *s, const char *const *list, int n) {
     return -1;
 }
 
+/* A stop before there is a worker: nothing has been taken yet, so nothing is to be handed back. */
+static void stop_at_once(int number) {
+    (void)number;
+    _exit(CLI_DONE);
+}
+
 static int run(const struct work *w, char *const *argv) {
     static const char *const effects[] = {"none", "database", "state", "external"};
     static const char *const orders[] = {"key", "partition", "none"};
@@ -74,6 +81,8 @@ static int run(const struct work *w, char *const *argv) {
     if (!latest && strcmp(w->from, "earliest") != 0)
         return cli_usage("work", "from \"%s\" is neither earliest nor latest", w->from);
     (void)signal(SIGPIPE, SIG_IGN); /* a program that does not read its input */
+    (void)signal(SIGTERM, stop_at_once);
+    (void)signal(SIGINT, stop_at_once);
     const hf_worker_options o = {HF_WORKER_DEFAULTS,
                                  .server = w->at.server,
                                  .group = w->group,

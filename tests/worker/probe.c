@@ -1,10 +1,11 @@
 /* A sender and a worker for test_worker.py, through the public API alone.
  *
- *     probe send SERVER TOPIC COUNT KEYS            every message twice as likely as not, with identity
- * m-<i>, value <i> probe work SERVER GROUP TOPIC KIND STORE LOG  KIND: none, database, external, state,
- * poison, order probe transact SERVER API GROUP TOPIC DB COUNT
+ *     probe send SERVER TOPIC COUNT KEYS                value <i> and identity m-<i>, every third one twice
+ *     probe work SERVER GROUP TOPIC KIND STORE LOG      KIND: database, external, state, poison, order
+ *     probe transact SERVER API GROUP TOPIC DB COUNT
  *
- * The handler's effect is one row (database, state) or one line in LOG (the others): "<i> <attempt> <fence>".
+ * A worker says "ready" on stdout once SIGTERM no longer kills it. The handler's effect is one row (database,
+ * state) or one line in LOG (the others): "<i> <attempt> <fence> <topic>".
  * One attempt in twelve fails after nothing, one in twelve after its effect was begun. */
 #include <holdfast/holdfast.h>
 #include <libpq-fe.h>
@@ -128,10 +129,13 @@ static int work(char **v) {
                                             : HF_ORDER_KEY;
     if (hf_worker_open(&o, &w)) return die("open");
     if (hf_worker_stop_on_signals(w)) return die("signals");
+    (void)puts("ready");
+    (void)fflush(stdout);
     if (hf_worker_run(w)) return die("run");
     hf_worker_stats s = {.size = sizeof s};
     hf_worker_get_stats(w, &s);
-    (void)printf(
+    (void)fprintf(
+        stderr,
         "delivered=%lld done=%lld duplicates=%lld stale=%lld retried=%lld dead=%lld handed_back=%lld\n",
         (long long)s.delivered, (long long)s.done, (long long)s.duplicates, (long long)s.stale,
         (long long)s.retried, (long long)s.dead, (long long)s.handed_back);

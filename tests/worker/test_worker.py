@@ -8,6 +8,10 @@ SIGKILL several times, and waits until the group has settled everything.
 """
 import json, os, random, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+sys.dont_write_bytecode = True
+import servers  # noqa: E402
+
 HOLDFAST, PROBE = map(os.path.abspath, sys.argv[1:3])
 GIVEN = sys.argv[sys.argv.index("--server") + 1] if "--server" in sys.argv else None
 COUNT, KEYS, KILLS = 240, 12, 3
@@ -16,47 +20,31 @@ random.seed(SEED)
 children = []
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def start(args, **kw):
     p = subprocess.Popen(args, **kw)
     children.append(p)
     return p
 
 
-def until(what, check, seconds=45):
-    end = time.time() + seconds
-    while time.time() < end:
-        if check():
-            return
-        time.sleep(0.1)
-    raise AssertionError("not within %d s: %s" % (seconds, what))
+def until(what, check, seconds=60):
+    servers.until(check, what, seconds, 0.1)
 
 
 class Server:
-    def __init__(self, folder):
-        self.folder = folder
-        self.kafka, self.http = GIVEN or "127.0.0.1:%d" % free_port(), "127.0.0.1:%d" % free_port()
-        self.start()
+    """The server under test; with --server one that is not ours, and never killed."""
 
-    def start(self):
-        if GIVEN:
-            return
-        self.process = start([HOLDFAST, "serve", "--data", self.folder + "/data", "--listen", self.kafka, "--http", self.http,
-                              "--num.partitions", "4"], stdout=subprocess.PIPE, text=True,
-                             stderr=open(self.folder + "/server.log", "a"))
-        assert self.process.stdout.readline().startswith("ready "), open(self.folder + "/server.log").read()
+    def __init__(self, folder):
+        self.own = None if GIVEN else servers.Holdfast(folder, HOLDFAST, ["--num.partitions", "4"]).start()
+        self.kafka, self.http = (GIVEN, "127.0.0.1:1") if GIVEN else (self.own.address, self.own.api)
 
     def crash(self):
-        if GIVEN:
-            return
-        self.process.kill()
-        self.process.wait()
-        self.start()
+        if self.own:
+            self.own.stop(signal.SIGKILL)
+            self.own.start()
+
+    def stop(self):
+        if self.own:
+            self.own.stop()
 
     def cli(self, *args, check=True):
         r = subprocess.run([HOLDFAST, *args, "--server", self.kafka, "--api", self.http], capture_output=True, text=True)
@@ -74,27 +62,34 @@ def total(server, topic):
     return sum(int(l.split("end=")[1]) for l in server.cli("topic", "describe", topic).splitlines())
 
 
+def tail(path):
+    with open(path, errors="replace") as f:
+        return f.read()[-4000:]
+
+
 def run_case(server, folder, kind, store, finished=lambda log: True):
     topic, group, log = "t-" + kind, "g-" + kind, "%s/%s.log" % (folder, kind)
     server.cli("topic", "create", topic, "--partitions", "4", check=False)
     subprocess.run([PROBE, "send", server.kafka, topic, str(COUNT), str(KEYS)], check=True)
     errors = open("%s/%s.err" % (folder, kind), "a")
     args = [PROBE, "work", server.kafka, group, topic, kind, store, log]
-    workers = [start(args, stderr=errors, stdout=errors) for _ in range(2)]
+    begin = lambda: start(args, stdout=subprocess.PIPE, text=True, stderr=errors)
+    workers = [begin() for _ in range(2)]
     for _ in range(KILLS):
         time.sleep(random.uniform(0.2, 1.2))
         i = random.randrange(2)
         workers[i].send_signal(signal.SIGKILL)
         workers[i].wait()
-        workers[i] = start(args, stderr=errors, stdout=errors)
+        workers[i] = begin()
     server.crash()
     sent = total(server, topic)
-    until("%s settled" % kind, lambda: server.settled(group, topic, sent), 60)
-    until("%s finished" % kind, lambda: finished(log), 30)
-    for w in workers:
+    until("%s settled" % kind, lambda: server.settled(group, topic, sent))
+    until("%s finished" % kind, lambda: finished(log))
+    for w in workers:  # one that was only just started may not have taken its signals yet
+        assert w.stdout.readline() == "ready\n", "no worker: status %s\n%s" % (w.wait(30), tail(errors.name))
         w.send_signal(signal.SIGTERM)
     for w in workers:
-        assert w.wait(20) == 0, "a worker that was asked to stop failed"
+        assert w.wait(30) == 0, "a worker that was asked to stop: status %d\n%s" % (w.returncode, tail(errors.name))
     return topic, group, log
 
 
@@ -125,11 +120,8 @@ def case_state(server, folder):
 
 
 def case_external(server, folder):
-    port = free_port()
-    start(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", folder,
-           "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL)
-    until("redis", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-    _, _, log = run_case(server, folder, "external", "127.0.0.1:%d" % port)
+    with servers.Redis(folder) as redis:
+        _, _, log = run_case(server, folder, "external", redis.url)
     done = [int(l[0]) for l in lines(log)]
     assert set(done) == set(range(COUNT))
     twice = len(done) - COUNT
@@ -159,7 +151,7 @@ def case_poison(server, folder):
     topic, group, log = run_case(server, folder, "poison", "-", lambda log: {int(l[0]) for l in lines(log)} == good)
     want = {"m-%d" % i for i in range(COUNT) if i % 10 == 3}
     letters = lambda: [json.loads(l) for l in server.cli("dlq", "list", "--group", group, "--json").splitlines()]
-    until("dead letters", lambda: {l["message_id"] for l in letters()} == want, 20)
+    until("dead letters", lambda: {l["message_id"] for l in letters()} == want)
     for l in letters():
         h = dict((p[0], p[1]) for p in l["headers"])
         assert h["hf-dlq-reason"] == "rejected" and h["__dlq.errors.topic"] == topic and h["__dlq.errors.message"] == "poison"
@@ -180,20 +172,35 @@ def case_transact(server, folder):
     want = sorted("tx-%d" % i for i in range(count) if i % 7 != 6)
     seen = lambda value: sorted(json.loads(l)["key"] for l in server.cli("tail", topic, "--from", "earliest", "--exit",
                                 "--json", check=False).splitlines() if json.loads(l)["value"].startswith(value))
-    until("transactions settled", lambda: seen("tx-") == want and seen("late") == want, 30)
+    until("transactions settled", lambda: seen("tx-") == want and seen("late") == want)
     open(folder + "/stop", "w").close()
     checked = p.stdout.read().splitlines()
-    assert p.wait(20) == 0
+    assert p.wait(30) == 0
     assert len([c for c in checked if c.endswith(" 2")]) == 4, checked  # rolled back by void rows
     assert len([c for c in checked if c.endswith(" 1")]) == 6, checked  # committed by their rows
     with sqlite3.connect(folder + "/local.db") as c:
         assert c.execute("SELECT count(*) FROM holdfast_local WHERE real = 0").fetchone() == (4,)
 
 
+def catches(pid, number):
+    with open("/proc/%d/status" % pid) as f:
+        return int(next(l for l in f if l.startswith("SigCgt:")).split()[1], 16) >> (number - 1) & 1
+
+
+def case_early(server, folder):
+    """A stop while `holdfast work` still waits for its server is a clean stop."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        p = start([HOLDFAST, "work", "--server", "127.0.0.1:%d" % silent.getsockname()[1], "--topic", "t", "--group", "g",
+                   "--", "cat"], stderr=subprocess.PIPE, text=True)
+        until("signals taken", lambda: catches(p.pid, signal.SIGTERM), 30)
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(30) == 0, p.stderr.read()
+
+
 def main():
     folder = tempfile.mkdtemp(prefix="hf-worker-")
-    names = os.environ.get("CASES", "database state external order poison transact").split()
-    ok = False
+    names = os.environ.get("CASES", "early database state external order poison transact").split()
+    ok, server = False, None
     try:
         server = Server(folder)
         for name in names:
@@ -211,6 +218,8 @@ def main():
             except subprocess.TimeoutExpired:
                 p.kill()
                 p.wait()
+        if server:
+            server.stop()
         if ok:
             shutil.rmtree(folder)
         else:
