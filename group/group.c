@@ -28,8 +28,9 @@
  *
  * A join completes when every member has a join waiting and nobody to whom an id was given is still expected;
  * at the deadline (the longest rebalance timeout) dynamic members without a join are dropped, static ones
- * kept. A member's session does not run while a request of it waits. A repeated request waits beside the
- * first and both get the same answer.
+ * kept. A member's session does not run while a request of it waits; when the connection of the last one is
+ * closed it runs again, so that a member that was killed while it waited is dropped as quickly as any other.
+ * A repeated request waits beside the first and both get the same answer.
  *
  * Time is an argument. Each group keeps a lower bound of its next deadline and the whole a lower bound of
  * those, so that a heartbeat moves one number and a step with nothing due costs one comparison.

@@ -134,6 +134,10 @@ typedef void group_sync_done(void *arg, const struct group_synced *reply);
 void group_sync(struct groups *gs, int64_t now_ms, const struct group_sync *r, group_sync_done *done,
                 void *arg);
 
+/* The connection of a join or sync of this group was closed: if it still waits it is forgotten, `done` will
+ * not be called for `arg`, and its member's session begins anew. false: it does not wait. */
+bool group_gone(struct groups *gs, int64_t now_ms, hf_str group, const void *arg);
+
 enum group_result group_heartbeat(struct groups *gs, int64_t now_ms, const struct group_who *who);
 
 /* A static member may be named by its instance id alone (member_id empty). */

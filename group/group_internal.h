@@ -34,7 +34,7 @@ struct member {
     size_t protocol_count;
     hf_str assignment;
     size_t bytes;         /* that it counts for in groups.member_bytes */
-    int64_t deadline_ms;  /* of the session; does not count while a request waits */
+    int64_t deadline_ms;  /* of the session; does not count while a request waits whose client is there */
     struct waiters joins; /* wait for the end of PREPARING */
     struct waiters syncs; /* wait for the end of COMPLETING */
     bool owes_sync;       /* was told the new generation and has not asked for its assignment yet */

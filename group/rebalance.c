@@ -157,6 +157,38 @@ void answer_syncs(struct member *m, const struct group_synced *reply) {
     }
 }
 
+/* true: one of them was arg's. */
+static bool drop_waiter(struct waiters *w, const void *arg) {
+    size_t i = 0;
+    while (i < w->n && w->at[i].arg != arg) i++;
+    if (i == w->n) return false;
+    w->n--;
+    memmove(w->at + i, w->at + i + 1, (w->n - i) * sizeof w->at[0]);
+    return true;
+}
+
+static bool drop_request(struct group *g, struct member *m, const void *arg) {
+    if (drop_waiter(&m->joins, arg)) {
+        if (m->joins.n == 0) g->joining--;
+        return true;
+    }
+    if (!drop_waiter(&m->syncs, arg)) return false;
+    m->owes_sync = m->syncs.n == 0;
+    return true;
+}
+
+bool group_gone(struct groups *gs, int64_t now_ms, hf_str group, const void *arg) {
+    struct group *g = group_find(gs, group);
+    if (!g) return false;
+    struct member *m, *tmp;
+    HASH_ITER (hh, g->members, m, tmp) {
+        if (!drop_request(g, m, arg)) continue;
+        member_touch(gs, g, m, now_ms);
+        return true;
+    }
+    return false;
+}
+
 static bool waits(const struct member *m) {
     return m->joins.n + m->syncs.n > 0;
 }

@@ -3,10 +3,12 @@
  * The coordinator's time is the monotonic clock: a wall clock that is set must not end sessions.
  *
  * A request that waits in the coordinator (a join until the rebalance ends, a commit until it is durable) is
- * held by a group_wait. When its client goes, the request ends and the wait stays until the coordinator
- * answers into the void: a member is dropped by its session, never by its connection. */
+ * held by a group_wait. When its client goes, the request ends. A join or sync is then forgotten, and its
+ * member's session runs on: a member is dropped by its session, never by its connection. Another wait stays
+ * until the coordinator answers into the void. */
 #include "groups_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -56,15 +58,33 @@ static void on_gone(struct broker_request *rq) {
     broker_answer_nothing(rq);
 }
 
+static void on_member_gone(struct broker_request *rq) {
+    struct group_wait *w = rq->state;
+    struct groups_part *p = w->part;
+    bool waited = group_gone(p->groups, groups_now_ms(p), w->group, w);
+    assert(waited);
+    free(w);
+    broker_answer_nothing(rq);
+}
+
 struct group_wait *group_wait_begin(struct broker_request *rq) {
     struct group_wait *w = malloc(sizeof(*w));
     if (!w) {
         groups_refuse(rq);
         return NULL;
     }
-    w->rq = rq;
+    *w = (struct group_wait){.rq = rq};
     rq->state = w;
     rq->on_gone = on_gone;
+    return w;
+}
+
+struct group_wait *group_wait_as_member(struct groups_part *p, struct broker_request *rq, hf_str group) {
+    struct group_wait *w = group_wait_begin(rq);
+    if (!w) return NULL;
+    w->part = p;
+    w->group = group;
+    rq->on_gone = on_member_gone;
     return w;
 }
 

@@ -13,10 +13,14 @@ struct groups_part {
 /* A request that the coordinator answers later. The client may go first: then rq is NULL. */
 struct group_wait {
     struct broker_request *rq;
+    struct groups_part *part; /* of a join or sync */
+    hf_str group;             /* and its group, borrowed from the request */
 };
 
 /* NULL: without memory; the request was refused. */
 struct group_wait *group_wait_begin(struct broker_request *rq);
+/* For a join or sync: with the client the wait ends too. */
+struct group_wait *group_wait_as_member(struct groups_part *p, struct broker_request *rq, hf_str group);
 /* Ends the wait. The request, unless its client has gone. */
 struct broker_request *group_wait_end(struct group_wait *w);
 

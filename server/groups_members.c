@@ -112,7 +112,7 @@ void on_join_group(void *state, struct broker_request *rq) {
         .needs_known_id = rq->version >= KNOWN_ID_FROM,
         .can_skip = rq->version >= SKIP_FROM,
     };
-    struct group_wait *w = group_wait_begin(rq);
+    struct group_wait *w = group_wait_as_member(p, rq, q->group_id);
     if (w) group_join(p->groups, groups_now_ms(p), &r, joined, w);
 }
 
@@ -153,7 +153,7 @@ void on_sync_group(void *state, struct broker_request *rq) {
         .assignments = assignments,
         .assignment_count = (size_t)q->assignments_count,
     };
-    struct group_wait *w = group_wait_begin(rq);
+    struct group_wait *w = group_wait_as_member(p, rq, q->group_id);
     if (w) group_sync(p->groups, groups_now_ms(p), &r, synced, w);
 }
 

@@ -182,6 +182,57 @@ static void a_session_does_not_run_while_a_request_waits(void **state) {
     fixture_close(&f);
 }
 
+static void a_member_that_died_while_its_join_waited_is_dropped_after_its_session(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    int32_t generation = stable_alone(&f, a);
+    struct joined ja = {0}, jb = {0};
+    join_new(&f, &jb, b);
+    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
+    groups_check(f.gs);
+    assert_false(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
+    assert_false(group_gone(f.gs, f.now_ms, HF_STR("other"), &jb));
+    struct group_join r = fixture_join(a, NULL);
+    join(&f, &r, &ja);
+    fixture_advance(&f, 9000);
+    assert_int_equal(ja.times, 0); /* b may come back until its session ends */
+    fixture_advance(&f, 1000);
+    assert_true(ja.times == 1 && ja.result == GROUP_OK && ja.member_count == 1);
+    assert_int_equal(ja.generation, generation + 1);
+    assert_int_equal(jb.times, 0);
+    fixture_close(&f);
+}
+
+static void a_member_whose_connection_broke_while_it_waited_comes_back(void **state) {
+    (void)state;
+    struct fixture f;
+    char a[256], b[256];
+    fixture_open(&f, 0, NULL);
+    stable_alone(&f, a);
+    struct joined ja = {0}, jb = {0};
+    struct synced sa = {0}, lost = {0}, sb = {0};
+    join_new(&f, &jb, b);
+    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
+    struct group_join ra = fixture_join(a, NULL), rb = fixture_join(b, NULL);
+    join(&f, &ra, &ja);
+    fixture_advance(&f, 5000);
+    join(&f, &rb, &jb);
+    assert_true(ja.times == 1 && jb.times == 1 && jb.result == GROUP_OK);
+    sync_as(&f, b, jb.generation, NULL, 0, &lost);
+    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &lost));
+    groups_check(f.gs);
+    const struct group_assignment all[] = {{hf_str_of(a), HF_STR("one")}, {hf_str_of(b), HF_STR("two")}};
+    sync_as(&f, a, ja.generation, all, 2, &sa);
+    fixture_advance(&f, 5000);
+    sync_as(&f, b, jb.generation, NULL, 0, &sb);
+    assert_int_equal(lost.times, 0);
+    assert_true(sb.times == 1 && sb.result == GROUP_OK);
+    assert_string_equal(sb.assignment, "two");
+    fixture_close(&f);
+}
+
 static void a_repeated_join_and_sync_are_answered_like_the_first(void **state) {
     (void)state;
     struct fixture f;
@@ -564,6 +615,8 @@ int main(void) {
         cmocka_unit_test(whoever_misses_the_rebalance_timeout_is_dropped),
         cmocka_unit_test(whoever_owes_its_sync_too_long_is_dropped),
         cmocka_unit_test(a_session_does_not_run_while_a_request_waits),
+        cmocka_unit_test(a_member_that_died_while_its_join_waited_is_dropped_after_its_session),
+        cmocka_unit_test(a_member_whose_connection_broke_while_it_waited_comes_back),
         cmocka_unit_test(a_repeated_join_and_sync_are_answered_like_the_first),
         cmocka_unit_test(a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed),
         cmocka_unit_test(a_leader_that_joins_again_begins_a_rebalance),

@@ -1,6 +1,9 @@
 /* Many members join, sync, beat, commit, leave, die silently and come back, dynamic and static, each a small
  * model of what clients do. A seed decides everything; --seeds N runs more, --seed S one.
  *
+ * Half of those that die or break off while a request of theirs waits are seen to go: their connection
+ * closes.
+ *
  * Checked after every call: groups_check. At every answer: each request is answered once; generations do not
  * go back; a generation has one leader, who alone is given the members; a member's assignment is what the
  * leader of its generation sent for it. At the end the chaos stops, and within five minutes the group must be
@@ -223,6 +226,17 @@ static void act(struct world *w, int i) {
     }
 }
 
+/* The connections of an actor close: what waits there is answered no more. */
+static void break_off(struct world *w, int i) {
+    for (size_t k = 0; k < w->request_count; k++) {
+        struct request *r = &w->requests[k];
+        if (r->answered || r->actor != i || !group_gone(w->f.gs, w->f.now_ms, HF_STR("g"), r)) continue;
+        r->answered = true;
+        w->answered++;
+    }
+    groups_check(w->f.gs);
+}
+
 static void live_again(struct world *w, int i) {
     struct actor *a = &w->actors[i];
     a->life++;
@@ -239,12 +253,19 @@ static void mischief(struct world *w, int i) {
         if (a->phase == DEAD) live_again(w, i);
         break;
     case 2:
-        if (roll(w, 3) == 0) a->phase = DEAD; /* without a word */
+        if (roll(w, 3) > 0) break;
+        a->phase = DEAD; /* without a word */
+        if (roll(w, 2) == 0) break_off(w, i);
         break;
     case 3:
         if (a->phase != DEAD && a->id[0] && roll(w, 3) == 0) send_leave(w, i);
         break;
     case 4:
+        if (a->phase == JOINING && roll(w, 2) == 0) break_off(w, i); /* a new connection */
+        if (a->phase == SYNCING && roll(w, 2) == 0) {
+            break_off(w, i);
+            a->phase = JOINED;
+        }
         if (a->phase == JOINING) send_join(w, i); /* repeats itself */
         break;
     case 5:
