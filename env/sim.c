@@ -281,7 +281,7 @@ static void store_at(struct hf_sim *sim, struct sim_inode *i, uint64_t offset, c
     uint64_t end = offset + n;
     if (n == 0) return;
     if (end > i->size) sim_set_size(sim, i, end);
-    if (offset <= i->allocated && end > i->allocated) i->allocated = end;
+    sim_set_allocated(i, offset, end);
     sim_store(sim, i, offset, p, n);
 }
 
@@ -316,7 +316,7 @@ static enum hf_err sim_allocate(struct hf_file *f, uint64_t offset, uint64_t len
     bool dies = strike(sim, "op.allocate", offset ^ length);
     if (dies && sim_one_in(sim, 2)) return HF_ECRASHED;
     if (end > i->size) sim_set_size(sim, i, end);
-    if (offset <= i->allocated && end > i->allocated) i->allocated = end;
+    sim_set_allocated(i, offset, end);
     return dies ? HF_ECRASHED : HF_OK;
 }
 

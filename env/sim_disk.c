@@ -191,7 +191,14 @@ void sim_set_size(struct hf_sim *sim, struct sim_inode *i, uint64_t size) {
         i->sizes = sim_grow(i->sizes, i->size_count, &i->size_cap, sizeof *i->sizes);
         i->size_count++;
     }
-    i->sizes[i->size_count - 1] = (struct sim_size){++sim->stamp, size};
+    i->sizes[i->size_count - 1] = (struct sim_size){++sim->stamp, size, i->allocated};
+}
+
+/* Blocks are metadata as the size is, and come back with it: a cut that power loss undoes leaves no hole. */
+void sim_set_allocated(struct sim_inode *i, uint64_t offset, uint64_t end) {
+    if (offset > i->allocated || end <= i->allocated) return;
+    i->allocated = end;
+    if (i->size_count > 0) i->sizes[i->size_count - 1].allocated = end;
 }
 
 static uint64_t blocks(uint64_t bytes) {
@@ -236,7 +243,10 @@ static void settle_sizes(struct hf_sim *sim, enum sim_luck luck, struct sim_inod
     size_t seen = 0;
     while (seen < i->size_count && i->sizes[seen].stamp <= stamp) seen++;
     size_t pick = (size_t)sim_pick(sim, luck, seen + 1);
-    if (pick > 0) i->disk_size = i->sizes[pick - 1].bytes;
+    if (pick > 0) {
+        i->disk_size = i->sizes[pick - 1].bytes;
+        i->disk_allocated = i->sizes[pick - 1].allocated;
+    }
     i->size_count -= seen;
     if (i->size_count) memmove(i->sizes, i->sizes + seen, i->size_count * sizeof *i->sizes);
 }
@@ -263,6 +273,7 @@ void sim_file_synced(struct hf_sim *sim, struct sim_inode *i, uint64_t stamp, bo
         settle_sizes(sim, SIM_NEWEST, i, stamp);
     else
         i->lost = true;
+    if (ok && i->size_count == 0) i->disk_allocated = i->allocated; /* a hole may have been filled */
 }
 
 /* ---- crashes ---- */
@@ -274,7 +285,7 @@ static void cut_to_size(struct sim_inode *i, uint64_t size) {
         memset(i->slab->disk + size, 0, i->slab->touched - size);
     }
     i->size = i->disk_size = size;
-    if (i->allocated > size) i->allocated = size;
+    i->allocated = i->disk_allocated = i->disk_allocated < size ? i->disk_allocated : size;
 }
 
 void sim_file_power_loss(struct hf_sim *sim, struct sim_inode *i) {

@@ -39,7 +39,7 @@ struct sim_slab {
 };
 
 struct sim_size {
-    uint64_t stamp, bytes;
+    uint64_t stamp, bytes, allocated;
 };
 
 struct sim_inode;
@@ -73,8 +73,9 @@ struct sim_inode {
     /* file */
     struct sim_slab *slab;
     uint64_t size, disk_size;
-    uint64_t allocated; /* stores are legal below: no hole, no end of space */
-    uint64_t charged;   /* bytes of the disk's capacity taken */
+    uint64_t allocated;      /* stores are legal below: no hole, no end of space */
+    uint64_t disk_allocated; /* goes with disk_size: a size that comes back brings its blocks */
+    uint64_t charged;        /* bytes of the disk's capacity taken */
     struct sim_size *sizes;
     size_t size_count, size_cap;
     uint32_t *unclean; /* numbers of sectors whose cache differs from the disk, or may */
@@ -163,6 +164,8 @@ void sim_inode_ref(struct sim_inode *i);
 void sim_inode_unref(struct hf_sim *sim, struct sim_inode *i);
 void sim_store(struct hf_sim *sim, struct sim_inode *i, uint64_t offset, const void *p, uint64_t n);
 void sim_set_size(struct hf_sim *sim, struct sim_inode *i, uint64_t size);
+/* Bytes [offset, end) have blocks now; those of a hole in front of them still have none. */
+void sim_set_allocated(struct sim_inode *i, uint64_t offset, uint64_t end);
 /* Takes capacity for `end` bytes; false: no room, nothing changed. */
 bool sim_charge(struct hf_sim *sim, struct sim_inode *i, uint64_t end);
 /* What a direct read of a sector shows. */

@@ -72,9 +72,14 @@ static bool all_struck(void) {
     return empty == 0;
 }
 
+/* Seeds that once found a fault, in the store or in the machine; they run before every run from 1 on. */
+static const uint64_t kept_seeds[] = {100562, 115186};
+
 static int run_many(uint64_t from, uint64_t seeds) {
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (size_t i = 0; from == 1 && i < sizeof kept_seeds / sizeof kept_seeds[0]; i++)
+        if (!run_one(kept_seeds[i], false)) return 1;
     for (uint64_t seed = from; seed < from + seeds; seed++)
         if (!run_one(seed, false)) return 1;
     clock_gettime(CLOCK_MONOTONIC, &end);
