@@ -10,7 +10,8 @@
  * before memory is asked for. So a frame of n bytes makes us hold at most a small multiple of n, and the
  * arena's limit bounds it absolutely.
  *   3. Depth is the tables' depth: shapes nest, but never in themselves.
- *   4. Bytes left over after the last field are malformed, so that a wrong length cannot pass unseen.
+ *   4. Bytes left over after the last field are malformed, so that a wrong length cannot pass unseen; the one
+ *      exception is the trait STRAY of apis.def.
  *
  * Encoding uses the same tables. A records field may be a range of a file: then only its length is written,
  * and the range is noted as a splice for the connection to send. */
@@ -250,12 +251,17 @@ static void decode_shape(struct decoder *d, const struct kafka_shape *shape, voi
 
 enum hf_err kafka_decode(struct hf_arena *a, const struct kafka_shape *shape, int16_t version, bool flexible,
                          struct hf_reader *r, void **out) {
+    return kafka_decode_stray(a, shape, version, flexible, 0, r, out);
+}
+
+enum hf_err kafka_decode_stray(struct hf_arena *a, const struct kafka_shape *shape, int16_t version,
+                               bool flexible, size_t stray_max, struct hf_reader *r, void **out) {
     struct decoder d = {.arena = a, .r = r, .version = version, .flexible = flexible};
     void *message = hf_arena_alloc(a, shape->size);
     if (!message) return HF_ENOMEM;
     decode_shape(&d, shape, message);
     if (d.no_memory) return HF_ENOMEM;
-    if (r->bad || hf_reader_left(r) != 0) return HF_EINVAL;
+    if (r->bad || hf_reader_left(r) > stray_max) return HF_EINVAL;
     *out = message;
     return HF_OK;
 }

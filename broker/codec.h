@@ -38,6 +38,9 @@ void *kafka_blank_array(struct hf_arena *a, const struct kafka_shape *shape, siz
  * limit. Strings in *out are borrowed from the reader's bytes; the rest is the arena's. */
 HF_CHECK enum hf_err kafka_decode(struct hf_arena *a, const struct kafka_shape *shape, int16_t version,
                                   bool flexible, struct hf_reader *r, void **out);
+/* The same, but up to stray_max bytes may be left behind the last field. */
+HF_CHECK enum hf_err kafka_decode_stray(struct hf_arena *a, const struct kafka_shape *shape, int16_t version,
+                                        bool flexible, size_t stray_max, struct hf_reader *r, void **out);
 
 /* Where a range of a file belongs in encoded bytes: before byte `at`. */
 struct kafka_splice {

@@ -50,6 +50,7 @@
 #include "messages.def"
 
 #define PIPELINED KAFKA_PIPELINED
+#define STRAY     KAFKA_STRAY
 #define API(key_, name_, min_, max_, flexible_, traits_)                                                     \
     {.key = key_,                                                                                            \
      .name = #name_,                                                                                         \

@@ -97,7 +97,8 @@ struct kafka_shape {
     size_t field_count;
 };
 
-enum { KAFKA_PIPELINED = 1 };
+enum { KAFKA_PIPELINED = 1, KAFKA_STRAY = 2 };
+enum { KAFKA_STRAY_BYTES = 3 };
 
 struct kafka_api {
     int16_t key;

@@ -105,7 +105,8 @@ bool request_start(struct broker *b, struct broker_request *rq, const char **why
     void *body = NULL;
     enum hf_err e = kafka_header_begin(&r, &h);
     if (!e) e = kafka_header_end(&r, flexible, &h);
-    if (!e) e = kafka_decode(&rq->arena, api->request(), rq->version, flexible, &r, &body);
+    size_t stray = flexible && api->traits & KAFKA_STRAY ? KAFKA_STRAY_BYTES : 0;
+    if (!e) e = kafka_decode_stray(&rq->arena, api->request(), rq->version, flexible, stray, &r, &body);
     if (e) {
         *why = e == HF_ENOMEM ? "request takes more memory than the limit" : "malformed request";
         return false;

@@ -210,6 +210,23 @@ static void unknown_tags_are_skipped_and_descending_ones_refused(void **state) {
     hf_arena_fini(&a);
 }
 
+static void only_so_many_stray_bytes_are_passed_over(void **state) {
+    (void)state;
+    struct hf_arena a;
+    hf_arena_init(&a, ARENA_MAX);
+    static const uint8_t body[] = {2, 'g', 0, 0, 0, 0, 0, 0, 0}; /* OffsetFetch 7: all topics, not stable */
+    const struct kafka_shape *shape = kafka_api_of(KAFKA_API_offset_fetch)->request();
+    void *out = NULL;
+    for (size_t stray = 0; stray <= 4; stray++) {
+        struct hf_reader r = hf_reader_of(body, 5 + stray);
+        assert_int_equal(kafka_decode_stray(&a, shape, 7, true, 3, &r, &out), stray <= 3 ? HF_OK : HF_EINVAL);
+        r = hf_reader_of(body, 5 + stray);
+        assert_int_equal(kafka_decode(&a, shape, 7, true, &r, &out), stray == 0 ? HF_OK : HF_EINVAL);
+    }
+    assert_int_equal(((struct kafka_offset_fetch_request *)out)->topics_count, -1);
+    hf_arena_fini(&a);
+}
+
 static void a_range_of_a_file_is_a_length_and_a_splice(void **state) {
     (void)state;
     struct hf_arena a;
@@ -266,6 +283,7 @@ int main(void) {
         cmocka_unit_test(the_arena_limit_ends_a_decode),
         cmocka_unit_test(absent_fields_read_as_their_fallbacks),
         cmocka_unit_test(unknown_tags_are_skipped_and_descending_ones_refused),
+        cmocka_unit_test(only_so_many_stray_bytes_are_passed_over),
         cmocka_unit_test(a_range_of_a_file_is_a_length_and_a_splice),
         cmocka_unit_test(a_string_too_long_for_its_field_fails_the_answer),
         cmocka_unit_test(errors_have_the_protocols_names),

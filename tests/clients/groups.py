@@ -2,7 +2,7 @@
 """Consumer groups with other people's clients: kcat, librdkafka in C, python3-kafka, kafkajs (and kafka-python 3, when
 named). Members come, go and are killed; the server is stopped and killed; offsets stay.
 
-    groups.py BINARY GROUP_MEMBER FOLDER_OF_FETCHED_CLIENTS [test ...]
+    groups.py BINARY GROUP_MEMBER GROUP_OFFSETS FOLDER_OF_FETCHED_CLIENTS [test ...]
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ from kafka.admin import KafkaAdminClient, NewTopic  # noqa: E402
 from kafka.structs import OffsetAndMetadata  # noqa: E402
 import kafka.errors  # noqa: E402
 
-binary, member_binary, clients = sys.argv[1:4]
+binary, member_binary, offsets_binary, clients = sys.argv[1:5]
 TESTS = []
 
 
@@ -313,6 +313,27 @@ def a_consumer_without_membership_commits_and_reads_its_offsets(server):
 
 
 @test
+def librdkafka_is_told_all_offsets_of_a_group(server):
+    """It asks in flexible version 7 with three bytes too many (2.0), or in 8 without (later)."""
+    def told(group):
+        run = subprocess.run([offsets_binary, server.kafka, group], capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, (run.stderr, server.log()[-1000:])
+        return sorted(run.stdout.splitlines())
+
+    for name in ("t", "u"):
+        topic(server, name, 2)
+        produce(server, name, 2, 0, 20)
+    consumer = KafkaConsumer(bootstrap_servers=server.kafka, group_id="g", enable_auto_commit=False)
+    at = {TopicPartition("t", 0): 3, TopicPartition("t", 1): 4, TopicPartition("u", 1): 5}
+    consumer.assign(list(at))
+    consumer.commit({p: OffsetAndMetadata(offset, "") for p, offset in at.items()})
+    consumer.close()
+    assert told("g") == ["t 0 3", "t 1 4", "u 1 5"]
+    assert told("unknown") == []
+    assert server.metrics()["holdfast_frames_refused_total"] == 0
+
+
+@test
 def groups_are_listed_described_and_deleted(server):
     topic(server, "t", 2)
     produce(server, "t", 2, 0, 10)
@@ -371,7 +392,7 @@ def run(function):
 
 
 def main():
-    wanted = sys.argv[4:]
+    wanted = sys.argv[5:]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         lines = list(pool.map(run, [f for f in TESTS if f.__name__ in wanted or
                                     not (wanted or hasattr(f, "only_when_named"))]))

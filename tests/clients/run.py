@@ -129,6 +129,20 @@ def kafkajs_creates_produces_lists_and_deletes(server):
 
 
 @test
+def kafkajs_keys_lie_in_the_same_partitions_directly_and_delayed(server):
+    admin = KafkaAdminClient(bootstrap_servers=server.kafka)
+    admin.create_topics([NewTopic(name, 7, 1) for name in ("direct", "delayed")])
+    admin.close()
+    environment = dict(os.environ, NODE_PATH=os.path.join(clients, "js", "node_modules"), KAFKAJS_NO_PARTITIONER_WARNING="1")
+    out = subprocess.run(["node", os.path.join(here, "js", "keys.js"), server.kafka, "direct", "delayed", "1000"],
+                         env=environment, check=True, timeout=60, capture_output=True, text=True).stdout
+    assert out == "ok 1000\n", out
+    direct, delayed = ({r.key: r.partition for r in consume(server, name, 1000)} for name in ("direct", "delayed"))
+    assert len(direct) == 1000 and direct == delayed
+    assert set(direct.values()) == set(range(7))
+
+
+@test
 def a_waiting_fetch_is_woken_by_a_produce(server):
     kcat(server, "-P", "-t", "wake", input=b"first\n")
     consumer = KafkaConsumer(bootstrap_servers=server.kafka, fetch_max_wait_ms=20000, consumer_timeout_ms=15000,
