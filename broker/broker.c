@@ -147,6 +147,7 @@ static void set_defaults(struct broker_options *o) {
 #define DEFAULT(field, value)                                                                                \
     if (o->field == 0) o->field = value
     DEFAULT(connections_max, 4096);
+    DEFAULT(http_connections_max, 1024);
     DEFAULT(frame_max, (size_t)64 << 20);
     DEFAULT(frames_max, (size_t)256 << 20);
     DEFAULT(pipeline_max, 64);
@@ -198,6 +199,7 @@ static void sweep(struct broker *b) {
     if (now - b->swept_us < SWEEP_MS * 1000) return;
     b->swept_us = now;
     connections_sweep(b);
+    if (b->http && !b->stopping) http_sweep(b->http);
     if (!b->stopping) (void)evconnlistener_enable(b->listener);
     /* One huge answer must not keep its memory for ever. */
     if (b->encoded.cap > b->options.answers_max) {

@@ -142,7 +142,8 @@ struct broker_options {
     size_t arena_max;       /* (64 MiB) of one request */
     int64_t idle_ms;        /* (10 min) a connection without a request is closed */
     int64_t stall_ms;       /* (60 s) one in the middle of a frame, or that does not read its answers, too */
-    size_t http_body_max;   /* (1 MiB) */
+    size_t http_connections_max; /* (1,024) further ones wait until one is closed */
+    size_t http_body_max;        /* (1 MiB) */
 };
 
 /* Binds and listens; nothing is served before broker_run. HF_EINVAL: an address does not parse; HF_EEXIST: it
@@ -171,6 +172,7 @@ void broker_wake(struct broker *b);
 
 struct broker_stats {
     uint64_t connections, connections_total, connections_refused, frames_refused;
+    uint64_t http_connections; /* a second ago */
     uint64_t bytes_in, bytes_out, frame_bytes;
     uint64_t requests[64]; /* by key */
 };

@@ -75,6 +75,8 @@ bool request_encode(struct broker *b, struct broker_request *rq, struct evbuffer
 /* http.c */
 HF_CHECK enum hf_err http_open(struct broker *b, struct broker_http_server **out);
 void http_close(struct broker_http_server *h);
+/* Once a second: looks which connections are gone. */
+void http_sweep(struct broker_http_server *h);
 
 /* broker.c */
 HF_CHECK enum hf_err broker_parse_address(const char *text, struct sockaddr_storage *out, int *n);

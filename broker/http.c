@@ -1,11 +1,17 @@
 /* HTTP for operators and the command: evhttp on the broker's loop, a table of routes, limits on headers and
  * bodies.
  *
+ * The number of connections is limited too; at the limit no more are accepted, and further clients wait in
+ * the kernel's queue until one is closed. evhttp does not tell when it closes a connection. So each
+ * connection's bufferevent gets a second reference, which is given back once evhttp has taken its callbacks
+ * off: it does that when it frees the connection, and never before.
+ *
  * A request may be answered later (its outcome has to be durable first). Its client may leave meanwhile;
  * evhttp then frees its request, so ours forgets it (on_closed) and drops the answer. */
 #include "broker_internal.h"
 
 #include <errno.h>
+#include <event2/bufferevent.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
 #include <stdlib.h>
@@ -16,6 +22,9 @@ enum { HTTP_HEADERS_MAX = 16 * 1024, HTTP_TIMEOUT_S = 60, HTTP_ARENA_MAX = 4 << 
 struct broker_http_server {
     struct broker *broker;
     struct evhttp *http;
+    struct evconnlistener *listener; /* evhttp's */
+    struct bufferevent **connections;
+    size_t connection_count;
     struct broker_http *first; /* unanswered */
 };
 
@@ -166,9 +175,60 @@ static void on_request(struct evhttp_request *rq, void *arg) {
         reply_text(h, 500, "out of memory\n");
 }
 
+/* ---- connections ---- */
+
+static bool is_freed(struct bufferevent *b) {
+    bufferevent_data_cb read, write;
+    bufferevent_event_cb event;
+    bufferevent_getcb(b, &read, &write, &event, NULL);
+    return !read && !write && !event;
+}
+
+static void forget_freed(struct broker_http_server *server) {
+    size_t kept = 0;
+    for (size_t i = 0; i < server->connection_count; i++) {
+        struct bufferevent *b = server->connections[i];
+        if (is_freed(b))
+            (void)bufferevent_decref(b);
+        else
+            server->connections[kept++] = b;
+    }
+    server->connection_count = kept;
+}
+
+/* evhttp asks for the bufferevent of a connection that it has accepted. */
+static struct bufferevent *on_connection(struct event_base *base, void *arg) {
+    struct broker_http_server *server = arg;
+    const struct broker_options *o = &server->broker->options;
+    struct bufferevent *b = bufferevent_socket_new(base, -1, 0);
+    if (server->connection_count + 1 >= o->http_connections_max) forget_freed(server);
+    if (!b || server->connection_count == o->http_connections_max) return b;
+    bufferevent_incref(b);
+    server->connections[server->connection_count++] = b;
+    if (server->connection_count == o->http_connections_max) {
+        (void)evconnlistener_disable(server->listener);
+        env_log(o->env, ENV_WARN, "http_full", "connections=%zu note=\"further ones wait\"",
+                server->connection_count);
+    }
+    return b;
+}
+
+/* Out of descriptors, most likely. */
+static void on_accept_error(struct evconnlistener *l, void *arg) {
+    (void)arg;
+    (void)evconnlistener_disable(l);
+}
+
+void http_sweep(struct broker_http_server *server) {
+    forget_freed(server);
+    server->broker->stats.http_connections = server->connection_count;
+    if (server->connection_count < server->broker->options.http_connections_max)
+        (void)evconnlistener_enable(server->listener);
+}
+
 /* ---- open and close ---- */
 
-static enum hf_err bind_http(struct broker *b, struct evhttp *http) {
+static enum hf_err bind_http(struct broker *b, struct broker_http_server *server) {
     struct sockaddr_storage a;
     int n;
     if (broker_parse_address(b->options.http, &a, &n)) {
@@ -185,11 +245,13 @@ static enum hf_err bind_http(struct broker *b, struct evhttp *http) {
                 strerror(e));
         return e == EADDRINUSE ? HF_EEXIST : HF_EIO;
     }
-    struct evhttp_bound_socket *bound = evhttp_bind_listener(http, l);
+    struct evhttp_bound_socket *bound = evhttp_bind_listener(server->http, l);
     if (!bound) {
         evconnlistener_free(l);
         return HF_ENOMEM;
     }
+    evconnlistener_set_error_cb(l, on_accept_error);
+    server->listener = l;
     socklen_t size = sizeof(a);
     if (getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&a, &size)) return HF_EIO;
     broker_format_address((struct sockaddr *)&a, b->http_address);
@@ -201,7 +263,8 @@ enum hf_err http_open(struct broker *b, struct broker_http_server **out) {
     if (!server) return HF_ENOMEM;
     server->broker = b;
     server->http = evhttp_new(b->base);
-    enum hf_err e = server->http ? bind_http(b, server->http) : HF_ENOMEM;
+    server->connections = calloc(b->options.http_connections_max, sizeof(struct bufferevent *));
+    enum hf_err e = server->http && server->connections ? bind_http(b, server) : HF_ENOMEM;
     if (e) {
         http_close(server);
         return e;
@@ -212,6 +275,7 @@ enum hf_err http_open(struct broker *b, struct broker_http_server **out) {
     evhttp_set_max_body_size(server->http, (ev_ssize_t)b->options.http_body_max);
     evhttp_set_timeout(server->http, HTTP_TIMEOUT_S);
     evhttp_set_gencb(server->http, on_request, server);
+    evhttp_set_bevcb(server->http, on_connection, server);
     *out = server;
     return HF_OK;
 }
@@ -219,5 +283,7 @@ enum hf_err http_open(struct broker *b, struct broker_http_server **out) {
 void http_close(struct broker_http_server *server) {
     if (server->http) evhttp_free(server->http); /* calls on_closed for what is unanswered */
     while (server->first) end(server->first);
+    forget_freed(server);
+    free(server->connections);
     free(server);
 }

@@ -28,6 +28,7 @@ static void broker_metrics(const struct server *s, struct hf_buf *out) {
     metric(out, "holdfast_connections", "gauge", b.connections);
     metric(out, "holdfast_connections_total", "counter", b.connections_total);
     metric(out, "holdfast_connections_refused_total", "counter", b.connections_refused);
+    metric(out, "holdfast_http_connections", "gauge", b.http_connections);
     metric(out, "holdfast_frames_refused_total", "counter", b.frames_refused);
     metric(out, "holdfast_frame_bytes", "gauge", b.frame_bytes);
     metric(out, "holdfast_received_bytes_total", "counter", b.bytes_in);

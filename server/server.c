@@ -161,6 +161,7 @@ static enum hf_err open_broker(struct server *s) {
                                      .step_ctx = s,
                                      .wake_fd = env_poll_fd(s->env),
                                      .connections_max = (size_t)s->settings->connections_max,
+                                     .http_connections_max = (size_t)s->settings->http_connections_max,
                                      .frame_max = (size_t)s->settings->request_max};
     enum hf_err e = broker_open(&options, &s->broker);
     if (!e) e = broker_stop_on_signal(s->broker, SIGTERM);

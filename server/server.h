@@ -19,7 +19,7 @@ struct server;
 struct server_settings {
     const char *data, *listen, *http, *advertise;
     bool insecure_bind;
-    int64_t num_partitions, segment_bytes, message_max, connections_max, request_max;
+    int64_t num_partitions, segment_bytes, message_max, connections_max, http_connections_max, request_max;
     bool auto_create;
     const char *log_level;
     int64_t id_memory_ms;

@@ -26,6 +26,8 @@ static const struct hf_option rows[] = {
      "create topics that clients name"},
     {"max.connections", HF_OPTION_INT, AT(connections_max), "4096", 1, 1000000, "N",
      "Kafka connections; further ones are closed"},
+    {"http.max.connections", HF_OPTION_INT, AT(http_connections_max), "1024", 1, 100000, "N",
+     "HTTP connections; further ones wait"},
     {"socket.request.max.bytes", HF_OPTION_BYTES, AT(request_max), "64MiB", 1024, 1 << 30, "BYTES",
      "largest request"},
     {"id.memory.ms", HF_OPTION_MS, AT(id_memory_ms), "7d", 1000, HF_DAYS(3650), "TIME",

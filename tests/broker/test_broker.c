@@ -617,6 +617,28 @@ static void http_routes_and_limits(void **state) {
     stop();
 }
 
+static void http_connections_past_the_limit_wait_until_one_is_closed(void **state) {
+    (void)state;
+    static const char ask[] = "GET /hello/x HTTP/1.1\r\nHost: x\r\n\r\n";
+    char answer[4096];
+    start((struct broker_options){.http_connections_max = 2});
+    int idle = dial(broker_http_address(f->broker)), kept = dial(broker_http_address(f->broker));
+    send_all(kept, ask, strlen(ask));
+    assert_true(recv(kept, answer, sizeof(answer), 0) > 0);
+    AWAIT(stats().http_connections == 2);
+    int third = dial(broker_http_address(f->broker));
+    send_all(third, ask, strlen(ask));
+    assert_int_equal(poll(&(struct pollfd){.fd = third, .events = POLLIN}, 1, 1500), 0);
+    send_all(kept, ask, strlen(ask));
+    assert_true(recv(kept, answer, sizeof(answer), 0) > 0);
+    close(idle);
+    assert_true(recv(third, answer, sizeof(answer), 0) > 0);
+    close(third);
+    close(kept);
+    AWAIT(stats().http_connections == 0);
+    stop();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(produce_requests_run_side_by_side_and_are_answered_in_order),
@@ -635,6 +657,7 @@ int main(void) {
         cmocka_unit_test(idle_and_stalled_connections_are_closed),
         cmocka_unit_test(a_stop_waits_for_producers),
         cmocka_unit_test(http_routes_and_limits),
+        cmocka_unit_test(http_connections_past_the_limit_wait_until_one_is_closed),
     };
     if (!mkdtemp(root) || signal(SIGPIPE, SIG_IGN) == SIG_ERR) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
