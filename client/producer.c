@@ -1,13 +1,14 @@
 /* Transactions with check-back, the producer's side.
  *
- *     halves durable → local transaction → decision durable → outcome asked
+ *     halves durable → outcome asked → local transaction → decision durable → outcome asked
  *
  * Crash windows. Before the local transaction: halves without a decision; the server asks a member of the
  * group, whose check finds no row, writes a void one, and answers rollback. After it: the check finds the row
  * and answers commit. The caller's own late decision is then `repeated` (the same) or `contradicted`
  * (HF_EDECIDED).
  *
- * All halves are sent before any is waited for; if one fails, the local transaction does not run and a
+ * Outcomes are asked for where the server's HTTP side is known. All halves are sent before any is waited for;
+ * if one fails or is refused, the local transaction does not run and a
  * rollback is sent, so that nobody has to be asked. A half's identity is given (by default
  * <group>/<id>/<index>), so that a transaction tried again adds no message twice. */
 #include "producer.h"
@@ -69,22 +70,31 @@ void hf_producer_check_after(hf_producer *p, int64_t check_after_ms) {
     atomic_store(&p->check_after_ms, check_after_ms);
 }
 
-/* ---- prepare ---- */
+/* ---- half messages ---- */
 
 struct halves {
-    atomic_int failed; /* an hf_err */
     pthread_mutex_t lock;
     pthread_cond_t reported;
     size_t waiting;
+    enum hf_err failed;
     char text[512];
 };
 
+struct half {
+    struct halves *all;
+    int32_t partition; /* where it was accepted */
+    int64_t offset;
+};
+
 static void half_sent(enum hf_err e, const hf_receipt *r, void *arg) {
-    (void)r;
-    struct halves *h = arg;
+    struct half *half = arg;
+    struct halves *h = half->all;
     pthread_mutex_lock(&h->lock);
-    if (e && !h->failed) {
-        h->failed = (int)e;
+    if (!e) {
+        half->partition = r->partition;
+        half->offset = r->offset;
+    } else if (!h->failed) {
+        h->failed = e;
         snprintf(h->text, sizeof h->text, "%s", hf_errmsg());
     }
     if (--h->waiting == 0) pthread_cond_signal(&h->reported);
@@ -92,7 +102,7 @@ static void half_sent(enum hf_err e, const hf_receipt *r, void *arg) {
 }
 
 static enum hf_err send_half(hf_producer *p, const char *id, const hf_message *m, size_t index,
-                             struct halves *h) {
+                             struct half *half) {
     char message_id[COMPOSE_TEXT];
     if ((size_t)snprintf(message_id, sizeof message_id, "%s/%s/%zu", p->group, id, index) >=
             sizeof message_id &&
@@ -102,10 +112,11 @@ static enum hf_err send_half(hf_producer *p, const char *id, const hf_message *m
     struct composed composed;
     enum hf_err e = compose_half(&composed, p->group, id, m, message_id, atomic_load(&p->check_after_ms));
     if (e) return e;
+    struct halves *h = half->all;
     pthread_mutex_lock(&h->lock);
     h->waiting++;
     pthread_mutex_unlock(&h->lock);
-    e = client_send_async(p->client, &composed.record, half_sent, h);
+    e = client_send_async(p->client, &composed.record, half_sent, half);
     if (e) {
         pthread_mutex_lock(&h->lock);
         h->waiting--;
@@ -114,6 +125,137 @@ static enum hf_err send_half(hf_producer *p, const char *id, const hf_message *m
     compose_fini(&composed);
     return e;
 }
+
+/* All are sent before any is waited for. */
+static enum hf_err send_halves(hf_producer *p, const char *id, const hf_message *messages, size_t n,
+                               struct half *halves) {
+    enum hf_err e = HF_OK;
+    struct halves h = {.lock = PTHREAD_MUTEX_INITIALIZER, .reported = PTHREAD_COND_INITIALIZER};
+    for (size_t i = 0; i < n && !e; i++) {
+        halves[i].all = &h;
+        e = send_half(p, id, &messages[i], i, &halves[i]);
+    }
+    pthread_mutex_lock(&h.lock);
+    while (h.waiting > 0) pthread_cond_wait(&h.reported, &h.lock);
+    pthread_mutex_unlock(&h.lock);
+    pthread_cond_destroy(&h.reported);
+    pthread_mutex_destroy(&h.lock);
+    return !e && h.failed ? client_error(h.failed, "%s", h.text) : e;
+}
+
+/* ---- what became of it ----
+ *
+ * The server answers a question when the coordinator has read what was accepted before it, or 503 after a
+ * while. */
+
+static enum hf_err question(hf_producer *p, const char *path, int *status, json_t **answer) {
+    const hf_client_options *o = client_options(p->client);
+    return client_api(o->api, "GET", path, NULL, o->timeout_ms, status, answer);
+}
+
+/* "applied", "repeated", …; "" if there is none. HF_EAGAIN: the coordinator has not read the record yet. */
+static enum hf_err ask_outcome(hf_producer *p, int32_t partition, int64_t offset, char out[32]) {
+    char path[128];
+    (void)snprintf(path, sizeof path, "/v1/txn-outcomes?partition=%" PRId32 "&offset=%" PRId64, partition,
+                   offset);
+    int status = 0;
+    json_t *answer = NULL;
+    enum hf_err e = question(p, path, &status, &answer);
+    const char *outcome = json_string_value(json_object_get(answer, "outcome"));
+    if (!e) snprintf(out, 32, "%s", outcome ? outcome : "");
+    json_decref(answer);
+    return !e && status == 503 ? HF_EAGAIN : e;
+}
+
+/* What the decision at r did. */
+static enum hf_err ask_decided(hf_producer *p, const char *id, const hf_receipt *r) {
+    char outcome[32] = "";
+    enum hf_err e = ask_outcome(p, r->partition, r->offset, outcome);
+    if (e == HF_EAGAIN)
+        return client_error(e, "transaction \"%s\": its decision is durable but not applied yet", id);
+    if (e)
+        return client_error(e, "transaction \"%s\" is decided; what came of it is not known: %s", id,
+                            hf_errmsg());
+    if (strcmp(outcome, "applied") == 0 || strcmp(outcome, "repeated") == 0) return HF_OK;
+    if (strcmp(outcome, "contradicted") == 0)
+        return client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" was decided otherwise before",
+                            id, p->group);
+    if (strcmp(outcome, "unknown id") == 0)
+        return client_error(HF_ENOTFOUND, "transaction \"%s\" of group \"%s\" is not known to the server", id,
+                            p->group);
+    return client_error(HF_EIO, "transaction \"%s\" is decided; what came of it is not known: %s", id,
+                        outcome);
+}
+
+/* It is decided although only its half messages were sent: one of them was beyond a limit, or it had been
+ * decided before. */
+static enum hf_err why_decided(hf_producer *p, const char *id, const char *state, const struct half *halves,
+                               size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        char outcome[32] = "";
+        if (ask_outcome(p, halves[i].partition, halves[i].offset, outcome) == HF_OK &&
+            strcmp(outcome, "refused") == 0)
+            return client_error(
+                HF_ELIMIT,
+                "transaction \"%s\" of group \"%s\" is beyond a limit of the server (messages "
+                "or bytes of a transaction, undecided transactions) and is rolled back",
+                id, p->group);
+    }
+    return client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" was decided before: it is %s", id,
+                        p->group, state);
+}
+
+/* Has every half message become a part of the transaction? Its state tells of all of them: any that has not
+ * leaves it decided. */
+static enum hf_err ask_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n) {
+    char path[4096], group[800], name[3100];
+    if (!client_path_segment(p->group, group, sizeof group) || !client_path_segment(id, name, sizeof name))
+        return client_error(HF_ELIMIT, "transaction \"%.40s…\": the id is too long", id);
+    (void)snprintf(path, sizeof path, "/v1/txn/%s/%s", group, name);
+    int status = 0;
+    json_t *answer = NULL;
+    enum hf_err e = question(p, path, &status, &answer);
+    if (e) return client_error(e, "transaction \"%s\": prepared or not is not known: %s", id, hf_errmsg());
+    const char *state = json_string_value(json_object_get(answer, "state"));
+    if (status == 503)
+        e = client_error(HF_EAGAIN, "transaction \"%s\": prepared or not is not known yet", id);
+    else if (!state)
+        e = client_error(HF_EIO, "transaction \"%s\": prepared or not is not known: HTTP %d", id, status);
+    else if (strcmp(state, "prepared") != 0 && strcmp(state, "parked") != 0)
+        e = why_decided(p, id, state, halves, n);
+    json_decref(answer);
+    return e;
+}
+
+enum { ASK_TRIES = 5, ASK_PAUSE_MS = 100 };
+
+static void ask_pause(int tries) {
+    if (tries > 0) nanosleep(&(struct timespec){.tv_nsec = ASK_PAUSE_MS * 1000000}, NULL);
+}
+
+static enum hf_err give_up_asking(enum hf_err e) {
+    return e == HF_EAGAIN ? client_error(HF_ETIMEDOUT, "%s", hf_errmsg()) : e;
+}
+
+static enum hf_err await_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n) {
+    enum hf_err e = HF_EAGAIN;
+    for (int i = 0; i < ASK_TRIES && e == HF_EAGAIN; i++) {
+        ask_pause(i);
+        e = ask_prepared(p, id, halves, n);
+    }
+    return give_up_asking(e);
+}
+
+static enum hf_err await_decided(hf_producer *p, const char *id, const hf_receipt *r) {
+    enum hf_err e = HF_EAGAIN;
+    for (int i = 0; i < ASK_TRIES && e == HF_EAGAIN; i++) {
+        ask_pause(i);
+        e = ask_decided(p, id, r);
+    }
+    return give_up_asking(e);
+}
+
+/* ---- prepare ---- */
 
 static enum hf_err need_coordinator(hf_producer *p) {
     bool there = false;
@@ -128,59 +270,16 @@ enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *message
         return client_error(HF_EINVAL, "transaction: an id and 1 to %d messages are required",
                             HF_TRANSACT_MESSAGES_MAX);
     enum hf_err e = need_coordinator(p);
-    struct halves h = {.lock = PTHREAD_MUTEX_INITIALIZER, .reported = PTHREAD_COND_INITIALIZER};
-    for (size_t i = 0; i < n && !e; i++) e = send_half(p, id, &messages[i], i, &h);
-    pthread_mutex_lock(&h.lock);
-    while (h.waiting > 0) pthread_cond_wait(&h.reported, &h.lock);
-    pthread_mutex_unlock(&h.lock);
-    pthread_cond_destroy(&h.reported);
-    pthread_mutex_destroy(&h.lock);
-    if (!e && h.failed) e = client_error((enum hf_err)h.failed, "%s", h.text);
+    if (e) return e;
+    struct half *halves = calloc(n, sizeof *halves);
+    if (!halves) return client_error(HF_ENOMEM, "transaction: %s", hf_err_text(HF_ENOMEM));
+    e = send_halves(p, id, messages, n, halves);
+    if (!e && client_options(p->client)->api) e = await_prepared(p, id, halves, n);
+    free(halves);
     return e;
 }
 
 /* ---- decide ---- */
-
-/* What the record at r did. HF_EAGAIN: the coordinator has not read it yet. */
-static enum hf_err ask(hf_producer *p, const char *id, const hf_receipt *r) {
-    const hf_client_options *o = client_options(p->client);
-    char path[128];
-    (void)snprintf(path, sizeof path, "/v1/txn-outcomes?partition=%" PRId32 "&offset=%" PRId64, r->partition,
-                   r->offset);
-    int status = 0;
-    json_t *answer = NULL;
-    enum hf_err e = client_api(o->api, "GET", path, NULL, o->timeout_ms, &status, &answer);
-    if (e)
-        return client_error(e, "transaction \"%s\" is decided; what came of it is not known: %s", id,
-                            hf_errmsg());
-    const char *outcome = json_string_value(json_object_get(answer, "outcome"));
-    if (outcome && (strcmp(outcome, "applied") == 0 || strcmp(outcome, "repeated") == 0))
-        e = HF_OK;
-    else if (outcome && strcmp(outcome, "contradicted") == 0)
-        e = client_error(HF_EDECIDED, "transaction \"%s\" of group \"%s\" was decided otherwise before", id,
-                         p->group);
-    else if (outcome && strcmp(outcome, "unknown id") == 0)
-        e = client_error(HF_ENOTFOUND, "transaction \"%s\" of group \"%s\" is not known to the server", id,
-                         p->group);
-    else if (status == 503)
-        e = client_error(HF_EAGAIN, "transaction \"%s\": its decision is durable but not applied yet", id);
-    else
-        e = client_error(HF_EIO, "transaction \"%s\" is decided; what came of it is not known: HTTP %d %s",
-                         id, status, outcome ? outcome : "");
-    json_decref(answer);
-    return e;
-}
-
-/* The server answers when the coordinator has read the record, or 503 after a while. */
-static enum hf_err await_outcome(hf_producer *p, const char *id, const hf_receipt *r) {
-    enum { TRIES = 5 };
-    enum hf_err e = HF_EAGAIN;
-    for (int i = 0; i < TRIES && e == HF_EAGAIN; i++) {
-        if (i > 0) nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
-        e = ask(p, id, r);
-    }
-    return e == HF_EAGAIN ? client_error(HF_ETIMEDOUT, "%s", hf_errmsg()) : e;
-}
 
 enum hf_err producer_send_decision(hf_producer *p, const char *id, hf_decision decision,
                                    hf_receipt *receipt) {
@@ -198,7 +297,7 @@ enum hf_err hf_decide(hf_producer *p, const char *id, hf_decision decision) {
     hf_receipt r;
     enum hf_err e = producer_send_decision(p, id, decision, &r);
     if (e || !client_options(p->client)->api) return e;
-    return await_outcome(p, id, &r);
+    return await_decided(p, id, &r);
 }
 
 enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messages, size_t n, hf_local *local,
@@ -208,7 +307,8 @@ enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messag
         char text[512];
         snprintf(text, sizeof text, "%s", hf_errmsg());
         /* If this rollback is lost too, a check finds no row and says the same. */
-        if (id && *id && e != HF_EUNSUPPORTED && producer_send_decision(p, id, HF_ROLLBACK, NULL) != HF_OK)
+        bool pointless = e == HF_EUNSUPPORTED || e == HF_EDECIDED;
+        if (id && *id && !pointless && producer_send_decision(p, id, HF_ROLLBACK, NULL) != HF_OK)
             return client_error(e, "%s (and no rollback: a check will settle it)", text);
         return client_error(e, "%s", text);
     }

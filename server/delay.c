@@ -4,10 +4,10 @@
  *     GET    /v1/schedule/TOPIC/ID      the pending message
  *     DELETE /v1/schedule/TOPIC/ID      cancel
  *     POST   /v1/schedule/TOPIC/ID      move: {"due": ms or RFC 3339} or {"delay": "15m"}
- *     GET    /v1/schedule-outcomes?partition=P&offset=O    what the record accepted there did
- *     GET    /v1/schedule-outcomes?partition=P&offset=O    what a record of holdfast.delay did: 503 not read
- * yet, 404 an ordinary schedule, or forgotten GET    /v1/schedule-stats POST   /v1/schedule-clock         the
- * wall clock is right although it leapt
+ *     GET    /v1/schedule-outcomes?partition=P&offset=O    what the record accepted there did: 503 not read
+ *                                       yet, 404 an ordinary schedule that met nothing, or forgotten
+ *     GET    /v1/schedule-stats
+ *     POST   /v1/schedule-clock         the wall clock is right although it leapt
  *
  * Cancel and move append a record to holdfast.delay, as any client may, and answer when the schedule has read
  * it: the outcome is then a fact of the durable log. A move carries the message again, on condition that the
@@ -214,22 +214,6 @@ static void on_outcomes(void *state, struct broker_http *rq) {
         reply_failure(rq, e);
     else
         reply_json(rq, 200, json_pack("{s:s}", "outcome", schedule_outcome_text(o)));
-}
-
-static void on_outcome(void *state, struct broker_http *rq) {
-    struct delay *d = state;
-    int64_t partition = -1, offset = -1;
-    enum schedule_outcome outcome;
-    if (!number_of(broker_http_query(rq, "partition"), 0, &partition) ||
-        !number_of(broker_http_query(rq, "offset"), 0, &offset) || partition > INT32_MAX) {
-        reply_error(rq, 400, "partition and offset of a record of " HF_TOPIC_DELAY);
-        return;
-    }
-    enum hf_err e = schedule_outcome_of(d->schedule, (int32_t)partition, offset, &outcome);
-    if (e)
-        reply_failure(rq, e);
-    else
-        reply_json(rq, 200, json_pack("{s:s}", "outcome", schedule_outcome_text(outcome)));
 }
 
 static void on_stats(void *state, struct broker_http *rq) {
@@ -571,10 +555,10 @@ static void part_metrics(void *state, struct hf_buf *out) {
 }
 
 static const struct server_route routes[] = {
-    {"GET", "/v1/schedule", on_list},         {"GET", "/v1/schedule-outcomes", on_outcome},
-    {"GET", "/v1/schedule-stats", on_stats},  {"GET", "/v1/schedule-outcomes", on_outcomes},
-    {"POST", "/v1/schedule-clock", on_clock}, {"GET", "/v1/schedule/*", on_show},
-    {"DELETE", "/v1/schedule/*", on_cancel},  {"POST", "/v1/schedule/*", on_move},
+    {"GET", "/v1/schedule", on_list},        {"GET", "/v1/schedule-outcomes", on_outcomes},
+    {"GET", "/v1/schedule-stats", on_stats}, {"POST", "/v1/schedule-clock", on_clock},
+    {"GET", "/v1/schedule/*", on_show},      {"DELETE", "/v1/schedule/*", on_cancel},
+    {"POST", "/v1/schedule/*", on_move},
 };
 
 const struct server_part server_delay = {.name = "schedule",
