@@ -5,7 +5,10 @@
  *                  [--seconds 10] [--pid SERVER] [--floor]
  *     load fetch   --port P --topic T [--bytes 1048576] [--seconds 10] [--pid SERVER] [--floor]
  *     load delay   … as produce, to holdfast.delay: --delay MS, destination --topic; then waits for the last
- * one fired load txn     … one half message and one commit at a time on each connection
+ *                  one fired
+ *     load pending … as produce, to holdfast.delay: --messages N, numbered from --first, due in --from to
+ * --to ms, every --ids'th with an id load txn     … one half message and one commit at a time on each
+ * connection
  *
  * --pid adds the CPU seconds which that process used meanwhile: per GB of record values, and per message. */
 #include "lean.h"
@@ -20,7 +23,7 @@
 struct options {
     int port, connections, window, records, size, acks, bytes;
     double seconds;
-    long pid, delay, messages, from, to;
+    long pid, delay, messages, from, to, first, ids;
     bool floor;
     const char *topic;
 };
@@ -169,78 +172,98 @@ static void run_fetch(const struct options *o) {
     lean_close(&l);
 }
 
-/* ---- pending: every record with a due time of its own ---- */
+/* ---- pending: every record with a due time of its own, every ids-th with an id of its own ---- */
 
 struct pending {
     const struct options *o;
     struct batch_builder builder;
-    struct hf_buf request;
     char *value;
-    uint64_t random; /* xorshift64 (Marsaglia 2003), a fixed seed */
-    int64_t left, start_ms;
+    uint64_t random; /* splitmix64 (Steele, Lea, Flood 2014), a fixed seed */
+    int64_t next, end, start_ms;
+    uint64_t encoded; /* bytes of all batches */
 };
 
-static void next_pending(struct pending *p) {
+static int64_t pending_due(struct pending *p) {
+    uint64_t z = p->random += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return p->start_ms + p->o->from + (int64_t)((z ^ z >> 31) % (uint64_t)(p->o->to - p->o->from));
+}
+
+static void add_pending(struct pending *p) {
+    char due[32], id[32];
+    snprintf(due, sizeof due, "%lld", (long long)pending_due(p));
+    snprintf(id, sizeof id, "order-%lld", (long long)p->next);
+    const struct hf_header headers[] = {{HF_STR("hf-topic"), hf_str_of(p->o->topic)},
+                                        {HF_STR("hf-due"), hf_str_of(due)},
+                                        {HF_STR("hf-id"), hf_str_of(id)}};
+    size_t n = p->o->ids && p->next % p->o->ids == 0 ? 3 : 2;
+    hf_str value = hf_str_make(p->value, (size_t)p->o->size);
+    if (batch_builder_add(&p->builder, (hf_str){NULL, 0}, value, headers, n))
+        lean_die("the batch is too large");
+    p->next++;
+}
+
+/* The connection's next request. */
+static void next_pending(struct pending *p, struct lean_connection *c) {
     hf_str batch;
+    struct hf_buf *request = c->user;
+    int64_t first = p->next, left = p->end - first;
     batch_builder_begin(&p->builder, p->start_ms);
-    int records = p->left < p->o->records ? (int)p->left : p->o->records;
-    for (int i = 0; i < records; i++) {
-        char due[32];
-        p->random ^= p->random << 13;
-        p->random ^= p->random >> 7;
-        p->random ^= p->random << 17;
-        int64_t in = p->o->from + (int64_t)(p->random % (uint64_t)(p->o->to - p->o->from));
-        snprintf(due, sizeof due, "%lld", (long long)(p->start_ms + in));
-        struct hf_header headers[] = {{HF_STR("hf-topic"), hf_str_of(p->o->topic)},
-                                      {HF_STR("hf-due"), hf_str_of(due)}};
-        hf_str value = hf_str_make(p->value, (size_t)p->o->size);
-        if (batch_builder_add(&p->builder, (hf_str){NULL, 0}, value, headers, 2))
-            lean_die("the batch is too large");
-    }
+    for (int64_t i = 0; i < left && i < p->o->records; i++) add_pending(p);
     if (batch_builder_finish(&p->builder, &batch)) lean_die("the batch cannot be built");
-    p->left -= records;
-    hf_buf_reset(&p->request);
-    lean_produce(&p->request, "holdfast.delay", 0, -1, batch);
+    p->encoded += batch.n;
+    hf_buf_reset(request);
+    lean_produce(request, "holdfast.delay", 0, -1, batch);
+    c->request = hf_buf_view(request);
 }
 
 static int64_t accepted(struct lean_connection *c, hf_str body, void *arg) {
     struct pending *p = arg;
-    int64_t offset, done = p->o->records;
+    int64_t offset;
     int error = lean_produce_error(body, &offset);
     if (error) lean_die("produce: error %d", error);
-    if (p->left == 0) return -1;
-    next_pending(p);
-    c->request = hf_buf_view(&p->request);
-    return done;
+    if (p->next < p->end) next_pending(p, c);
+    return p->o->records;
 }
 
+/* --messages in whole requests: a connection that has nothing left to say repeats nothing, because the run
+ * ends by count when all have been answered. */
 static void run_pending(const struct options *o) {
     struct lean l;
     struct lean_result result;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    struct pending p = {
-        .o = o, .random = 88172645463325252, .left = o->messages, .start_ms = (int64_t)now.tv_sec * 1000};
+    struct pending p = {.o = o,
+                        .random = (uint64_t)o->first,
+                        .next = o->first,
+                        .end = o->first + o->messages,
+                        .start_ms = (int64_t)now.tv_sec * 1000};
+    int64_t requests = o->messages / o->records;
+    if (o->window != 1 || o->messages % o->records || requests < o->connections)
+        lean_die("pending: --window 1; --messages a multiple of --records, enough for all connections");
     p.value = calloc(1, (size_t)o->size + 1);
-    if (!p.value) lean_die("no memory");
-    lean_open(&l, o->port, 1);
+    struct hf_buf *buffers = calloc((size_t)o->connections, sizeof *buffers);
+    if (!p.value || !buffers) lean_die("no memory");
+    lean_open(&l, o->port, o->connections);
     lean_make_topic(&l, o->topic);
     batch_builder_init(&p.builder, 64 << 20);
-    hf_buf_init(&p.request, 64 << 20);
-    next_pending(&p);
+    for (int i = 0; i < o->connections; i++) {
+        hf_buf_init(&buffers[i], 64 << 20);
+        l.connections[i].user = &buffers[i];
+        next_pending(&p, &l.connections[i]);
+    }
     double cpu = o->pid ? lean_cpu_of(o->pid) : 0;
     lean_run(&l,
-             &(struct lean_load){.request = hf_buf_view(&p.request),
-                                 .window = 1,
-                                 .seconds = 3600,
-                                 .on_answer = accepted,
-                                 .arg = &p},
+             &(struct lean_load){
+                 .window = 1, .seconds = 36000, .requests = requests, .on_answer = accepted, .arg = &p},
              &result);
     if (o->pid) cpu = lean_cpu_of(o->pid) - cpu;
-    result.messages = o->messages;
-    report("pending", o, &result, cpu, (double)o->messages * o->size);
+    printf("encoded_bytes=%llu ", (unsigned long long)p.encoded);
+    report("pending", o, &result, cpu, (double)result.messages * o->size);
+    for (int i = 0; i < o->connections; i++) hf_buf_fini(&buffers[i]);
     batch_builder_fini(&p.builder);
-    hf_buf_fini(&p.request);
+    free(buffers);
     free(p.value);
     lean_close(&l);
 }
@@ -321,14 +344,13 @@ int main(int argc, char **argv) {
                  {"delay", run_delay},
                  {"pending", run_pending},
                  {"txn", run_txn}};
-    static const struct option flags[] = {{"port", 1, NULL, 'p'},        {"topic", 1, NULL, 't'},
-                                          {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
-                                          {"records", 1, NULL, 'r'},     {"size", 1, NULL, 's'},
-                                          {"acks", 1, NULL, 'a'},        {"seconds", 1, NULL, 'S'},
-                                          {"pid", 1, NULL, 'P'},         {"bytes", 1, NULL, 'b'},
-                                          {"delay", 1, NULL, 'd'},       {"messages", 1, NULL, 'm'},
-                                          {"from", 1, NULL, 'F'},        {"to", 1, NULL, 'T'},
-                                          {"floor", 0, NULL, 'f'},       {0}};
+    static const struct option flags[] = {
+        {"port", 1, NULL, 'p'},   {"topic", 1, NULL, 't'},   {"connections", 1, NULL, 'c'},
+        {"window", 1, NULL, 'w'}, {"records", 1, NULL, 'r'}, {"size", 1, NULL, 's'},
+        {"acks", 1, NULL, 'a'},   {"seconds", 1, NULL, 'S'}, {"pid", 1, NULL, 'P'},
+        {"bytes", 1, NULL, 'b'},  {"delay", 1, NULL, 'd'},   {"messages", 1, NULL, 'm'},
+        {"from", 1, NULL, 'F'},   {"to", 1, NULL, 'T'},      {"first", 1, NULL, 'i'},
+        {"ids", 1, NULL, 'I'},    {"floor", 0, NULL, 'f'},   {0}};
     struct options o = {.connections = 64,
                         .window = 1,
                         .records = 1,
@@ -358,6 +380,8 @@ int main(int argc, char **argv) {
         case 'm': o.messages = atol(optarg); break;
         case 'F': o.from = atol(optarg); break;
         case 'T': o.to = atol(optarg); break;
+        case 'i': o.first = atol(optarg); break;
+        case 'I': o.ids = atol(optarg); break;
         default: return 2;
         }
     }

@@ -114,6 +114,65 @@ static void memory_is_bounded_and_a_full_wheel_still_expires(void **state) {
     wheel_close(w);
 }
 
+static bool is_odd(void *arg, uint64_t payload) {
+    (void)arg;
+    return payload % 2;
+}
+
+static bool is_no_hundredth(void *arg, uint64_t payload) {
+    (void)arg;
+    return payload % 100 != 0;
+}
+
+static void swept_timers_do_not_come_out_and_their_memory_goes(void **state) {
+    (void)state;
+    struct wheel *w = opened(1000, 0);
+    size_t empty = wheel_bytes(w);
+    uint64_t seed = 5;
+    for (uint64_t i = 0; i < 100000; i++) insert(w, 1000 + (int64_t)(rnd(&seed) % 10000000), i);
+    size_t full = wheel_bytes(w) - empty;
+    assert_int_equal(wheel_sweep(w, is_odd, NULL), 50000);
+    wheel_check(w);
+    assert_int_equal(wheel_sweep(w, is_no_hundredth, NULL), 49000);
+    wheel_check(w);
+    assert_true(wheel_bytes(w) - empty < full / 2); /* a chunk for each slot is what remains */
+    struct wheel_timer t[64];
+    size_t n, all = 0;
+    int64_t before = 0;
+    while ((n = wheel_expire(w, 20000000, t, 64)))
+        for (size_t i = 0; i < n; i++, all++) {
+            assert_true(t[i].payload % 100 == 0 && t[i].due >= before);
+            before = t[i].due;
+        }
+    assert_int_equal(all, 1000);
+    assert_int_equal(wheel_sweep(w, is_odd, NULL), 0);
+    assert_int_equal(wheel_bytes(w), empty + (64 << 10)); /* one slab stays */
+    wheel_close(w);
+}
+
+static void more_than_can_be_sorted_at_once_comes_out_in_order_too(void **state) {
+    (void)state;
+    struct wheel *w = opened(0, 0);
+    struct wheel_timer t[256];
+    uint64_t seed = 11, n = 0;
+    int64_t latest[300] = {0};
+    for (; n < 100000; n++) insert(w, 70000 + (int64_t)(rnd(&seed) % 300), n); /* in two slots of level 2 */
+    size_t got, all = 0;
+    int64_t before = 0;
+    while ((got = wheel_expire(w, 80000, t, 256))) {
+        for (size_t i = 0; i < got; i++) {
+            assert_true(t[i].due >= before);
+            before = t[i].due;
+            assert_true(latest[before - 70000] <= (int64_t)t[i].payload);
+            latest[before - 70000] = (int64_t)t[i].payload;
+        }
+        all += got;
+        wheel_check(w);
+    }
+    assert_int_equal(all, n);
+    wheel_close(w);
+}
+
 static void refuses_ticks_it_cannot_hold(void **state) {
     (void)state;
     struct wheel *w;
@@ -166,13 +225,38 @@ static void expire_both(struct model *m, struct wheel *w, int64_t now, size_t ma
     memmove(m->timers, m->timers + n, m->n * sizeof m->timers[0]);
 }
 
+struct plague {
+    uint64_t seed, one_in;
+};
+
+static bool is_struck(void *arg, uint64_t payload) {
+    const struct plague *p = arg;
+    uint64_t s = p->seed ^ payload;
+    return rnd(&s) % p->one_in == 0;
+}
+
+static void sweep_both(struct model *m, struct wheel *w, uint64_t *s) {
+    struct plague p = {rnd(s), 1 + rnd(s) % 8};
+    size_t n = 0;
+    for (size_t i = 0; i < m->n; i++)
+        if (!is_struck(&p, m->timers[i].payload)) m->timers[n++] = m->timers[i];
+    assert_int_equal(wheel_sweep(w, is_struck, &p), m->n - n);
+    m->n = n;
+    wheel_check(w);
+}
+
 static void run_seed(uint64_t seed) {
     static struct model m;
     uint64_t s = seed, payload = 0;
     m = (struct model){.present = random_delay(&s) / 2};
-    struct wheel *w = opened(m.present, 0);
+    static const size_t sort_max[] = {0, 1, 40, 300};
+    struct wheel *w;
+    struct wheel_options options = {.start = m.present, .sort_max = sort_max[seed % 4]};
+    assert_int_equal(wheel_open(&options, &w), HF_OK);
     for (int step = 0; step < 400; step++) {
-        if (rnd(&s) % 3) {
+        if (rnd(&s) % 40 == 0) {
+            sweep_both(&m, w, &s);
+        } else if (rnd(&s) % 3) {
             size_t burst = rnd(&s) % 8 == 0 ? rnd(&s) % 300 : 1;
             int64_t due = m.present + random_delay(&s) / 4 - (rnd(&s) % 16 == 0 ? 3 : 0);
             if (due < 0) due = 0;
@@ -213,6 +297,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(what_is_past_comes_out_at_once_behind_what_waits),
         cmocka_unit_test(an_empty_year_is_skipped_and_next_leads_there),
         cmocka_unit_test(memory_is_bounded_and_a_full_wheel_still_expires),
+        cmocka_unit_test(swept_timers_do_not_come_out_and_their_memory_goes),
+        cmocka_unit_test(more_than_can_be_sorted_at_once_comes_out_in_order_too),
         cmocka_unit_test(refuses_ticks_it_cannot_hold),
         cmocka_unit_test(agrees_with_a_sorted_array),
     };
