@@ -92,17 +92,22 @@ static void posix_log(struct hf_env *env, enum env_level level, const char *even
 
 /* ---- files ---- */
 
+static int open_at(int root_fd, const char *path, int how) {
+    int fd;
+    do fd = openat(root_fd, path, how, 0640);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 static enum hf_err posix_open(struct hf_env *env, const char *path, unsigned flags, struct hf_file **out) {
     int how = O_CLOEXEC | (flags & (ENV_WRITE | ENV_CREATE) ? O_RDWR : O_RDONLY);
     if (flags & ENV_CREATE) how |= O_CREAT;
     if (flags & ENV_EXCL) how |= O_EXCL;
     int direct = flags & ENV_DIRECT ? O_DIRECT : 0;
-    int fd;
-    do fd = openat(posix_of(env)->root_fd, path, how | direct, 0640);
-    while (fd < 0 && errno == EINTR);
+    int fd = open_at(posix_of(env)->root_fd, path, how | direct);
     /* A file system that knows no direct reads (tmpfs) has no disk behind its pages either; the file may
      * have been created before the flag was refused. */
-    if (fd < 0 && errno == EINVAL && direct) fd = openat(posix_of(env)->root_fd, path, how & ~O_EXCL, 0640);
+    if (fd < 0 && errno == EINVAL && direct) fd = open_at(posix_of(env)->root_fd, path, how & ~O_EXCL);
     if (fd < 0) return last_error();
     struct posix_file *f = malloc(sizeof *f);
     if (!f) {
@@ -126,11 +131,11 @@ static enum hf_err posix_size(struct hf_file *f, uint64_t *size) {
     return HF_OK;
 }
 
-static enum hf_err posix_read(struct hf_file *f, uint64_t offset, void *p, size_t n, size_t *got) {
+static enum hf_err read_all(int fd, uint64_t offset, void *p, size_t n, size_t *got) {
     size_t at = 0;
     while (at < n) {
         size_t part = n - at < IO_MAX ? n - at : IO_MAX;
-        ssize_t r = pread(fd_of(f), (char *)p + at, part, (off_t)(offset + at));
+        ssize_t r = pread(fd, (char *)p + at, part, (off_t)(offset + at));
         if (r < 0 && errno == EINTR) continue;
         if (r < 0) return last_error();
         if (r == 0) break;
@@ -140,15 +145,23 @@ static enum hf_err posix_read(struct hf_file *f, uint64_t offset, void *p, size_
     return HF_OK;
 }
 
-static enum hf_err posix_write(struct hf_file *f, uint64_t offset, const void *p, size_t n) {
+static enum hf_err posix_read(struct hf_file *f, uint64_t offset, void *p, size_t n, size_t *got) {
+    return read_all(fd_of(f), offset, p, n, got);
+}
+
+static enum hf_err write_all(int fd, uint64_t offset, const void *p, size_t n) {
     for (size_t at = 0; at < n;) {
         size_t part = n - at < IO_MAX ? n - at : IO_MAX;
-        ssize_t r = pwrite(fd_of(f), (const char *)p + at, part, (off_t)(offset + at));
+        ssize_t r = pwrite(fd, (const char *)p + at, part, (off_t)(offset + at));
         if (r < 0 && errno == EINTR) continue;
         if (r < 0) return last_error();
         at += (size_t)r;
     }
     return HF_OK;
+}
+
+static enum hf_err posix_write(struct hf_file *f, uint64_t offset, const void *p, size_t n) {
+    return write_all(fd_of(f), offset, p, n);
 }
 
 static enum hf_err posix_allocate(struct hf_file *f, uint64_t offset, uint64_t length) {
@@ -158,11 +171,15 @@ static enum hf_err posix_allocate(struct hf_file *f, uint64_t offset, uint64_t l
     return hf_err_from_errno(e);
 }
 
-static enum hf_err posix_truncate(struct hf_file *f, uint64_t size) {
+static enum hf_err cut(int fd, uint64_t size) {
     int failed;
-    do failed = ftruncate(fd_of(f), (off_t)size);
+    do failed = ftruncate(fd, (off_t)size);
     while (failed && errno == EINTR);
     return failed ? last_error() : HF_OK;
+}
+
+static enum hf_err posix_truncate(struct hf_file *f, uint64_t size) {
+    return cut(fd_of(f), size);
 }
 
 static enum hf_err posix_map(struct hf_file *f, uint64_t offset, size_t n, bool writable,
@@ -231,20 +248,22 @@ static enum hf_err posix_list(struct hf_env *env, const char *dir, bool (*fn)(vo
  * is written over the old one before the file is cut, so a reader finds one or the other, never nothing. */
 static enum hf_err posix_lock(struct hf_env *env, const char *path, int64_t *pid) {
     struct posix_env *p = posix_of(env);
-    int fd = openat(p->root_fd, path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    int fd = open_at(p->root_fd, path, O_RDWR | O_CREAT | O_CLOEXEC);
     if (fd < 0) return last_error();
     char text[32] = {0};
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_SETLK, &lock)) {
         bool held = errno == EAGAIN || errno == EACCES;
-        ssize_t got = held ? pread(fd, text, sizeof text - 1, 0) : -1;
+        size_t got = 0;
+        if (held && read_all(fd, 0, text, sizeof text - 1, &got)) got = 0;
         if (held) *pid = got > 0 ? strtoll(text, NULL, 10) : 0;
         close(fd);
         return held ? HF_EAGAIN : HF_EIO;
     }
     int n = snprintf(text, sizeof text, "%lld\n", (long long)getpid());
-    if (pwrite(fd, text, (size_t)n, 0) != n || ftruncate(fd, n)) {
-        enum hf_err e = last_error();
+    enum hf_err e = write_all(fd, 0, text, (size_t)n);
+    if (!e) e = cut(fd, (uint64_t)n);
+    if (e) {
         close(fd);
         return e;
     }

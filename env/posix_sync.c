@@ -41,9 +41,10 @@ static struct env_sync *queue_take(struct sync_queue *q) {
 }
 
 static enum hf_err sync_dir(int root_fd, const char *dir) {
-    int fd = openat(root_fd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd, failed;
+    do fd = openat(root_fd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
     if (fd < 0) return hf_err_from_errno(errno);
-    int failed;
     do failed = fsync(fd);
     while (failed && errno == EINTR);
     enum hf_err e = failed ? hf_err_from_errno(errno) : HF_OK;

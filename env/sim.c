@@ -139,8 +139,10 @@ enum call { CALL_PLAIN, CALL_TAKES_SPACE, CALL_SYNC };
 /* Counts a call that can fail; the error with which this one does. */
 static enum hf_err fault(struct hf_sim *sim, enum call call) {
     if (sim->fail_syncs && call != CALL_SYNC) return HF_OK;
+    if (sim->fail_stays && sim->fail_with == HF_ENOSPC && call != CALL_TAKES_SPACE) return HF_OK;
     if (sim->fail_in == 0 || --sim->fail_in > 0) return HF_OK;
     sim->failed = true;
+    if (sim->fail_stays) sim->fail_in = 1;
     return sim->fail_with == HF_ENOSPC && call != CALL_TAKES_SPACE ? HF_EIO : sim->fail_with;
 }
 
@@ -166,6 +168,7 @@ static void sim_log(struct hf_env *env, enum env_level level, const char *event,
                     va_list values) {
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     struct hf_sim *sim = sim_of(env);
+    sim->errors_logged += level == ENV_ERROR;
     if (!sim->options.verbose) return;
     fprintf(stderr, "%lld %s %s ", (long long)sim->now_us, levels[level], event);
     vfprintf(stderr, fmt, values);
@@ -721,9 +724,14 @@ uint64_t hf_sim_trace(const struct hf_sim *sim) {
 void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e) {
     sim->fail_in = n;
     sim->fail_with = e;
-    sim->fail_syncs = false;
+    sim->fail_syncs = sim->fail_stays = false;
     sim->fail_suffix = NULL;
     sim->failed = false;
+}
+
+void hf_sim_fail_from(struct hf_sim *sim, uint64_t n, enum hf_err e) {
+    hf_sim_fail_at(sim, n, e);
+    sim->fail_stays = true;
 }
 
 void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n, const char *suffix) {
@@ -735,6 +743,10 @@ void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n, const char *suffix) {
 
 bool hf_sim_failed(const struct hf_sim *sim) {
     return sim->failed;
+}
+
+uint64_t hf_sim_errors_logged(const struct hf_sim *sim) {
+    return sim->errors_logged;
 }
 
 void hf_sim_set_capacity(struct hf_sim *sim, uint64_t bytes) {

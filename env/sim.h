@@ -104,12 +104,19 @@ uint64_t hf_sim_trace(const struct hf_sim *sim);
  * the disk has. A failing sync of a folder leaves its changes as they were. */
 void hf_sim_fail_at(struct hf_sim *sim, uint64_t n, enum hf_err e);
 
+/* As hf_sim_fail_at, and every such call after it fails too: a disk that died, or stays full. With HF_ENOSPC
+ * calls that take no space go on. */
+void hf_sim_fail_from(struct hf_sim *sim, uint64_t n, enum hf_err e);
+
 /* The n-th sync begun from now fails with HF_EIO; with a suffix, of a file whose path ended so when it was
  * opened. Replaces what was asked before, as does hf_sim_fail_at. */
 void hf_sim_fail_sync_at(struct hf_sim *sim, uint64_t n, const char *suffix);
 
 /* Whether the fault asked for has struck. */
 bool hf_sim_failed(const struct hf_sim *sim);
+
+/* How many lines of level ENV_ERROR were logged since the machine was made: who fails has to say so. */
+uint64_t hf_sim_errors_logged(const struct hf_sim *sim);
 
 void hf_sim_set_capacity(struct hf_sim *sim, uint64_t bytes);
 

@@ -105,7 +105,7 @@ struct hf_sim {
     int64_t now_us, boot_us, wall_ahead_ms; /* wall = now + ahead */
     uint64_t boot_id;
     uint64_t stamp; /* order of everything that changes the disk's state */
-    uint64_t trace, operations;
+    uint64_t trace, operations, errors_logged;
     /* crash */
     uint64_t crash_in;
     const char *crash_point; /* NULL: any operation counts */
@@ -115,6 +115,7 @@ struct hf_sim {
     /* fault */
     uint64_t fail_in;
     bool fail_syncs;         /* and nothing else counts */
+    bool fail_stays;         /* the calls after it fail too */
     const char *fail_suffix; /* NULL: every sync counts */
     enum hf_err fail_with;
     bool failed;

@@ -152,6 +152,7 @@ static enum hf_err start(struct log *l) {
     l->next_pid = l->pid_limit = state_number(l, "log/producer-ids", 1);
     l->next_run = (uint64_t)state_number(l, "log/run-ids", 1);
     l->open = true;
+    l->opening = "reserving producer ids";
     ids_step(l);
     return log_settle(l, ids_ready);
 }
@@ -161,11 +162,13 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
     if (!l) return HF_ENOMEM;
     l->engine.ops = &log_engine_ops;
     l->env = env;
+    l->opening = "reading the options";
     l->journal.log = l->checkpoint.log = l;
     l->free_checked_us = INT64_MIN / 2;
     enum hf_err e = settle_options(l, options);
     if (!e) e = start(l);
     if (e) {
+        env_log(env, ENV_ERROR, "open_failed", "while=\"%s\" reason=\"%s\"", l->opening, hf_err_text(e));
         log_abandon(l);
         return e;
     }
@@ -206,6 +209,8 @@ static enum hf_err stop(struct log *l) {
 enum hf_err log_close(struct log *l) {
     l->closing = true;
     enum hf_err e = l->failed ? l->failed : stop(l);
+    if (e && !l->failed) /* nothing is lost by that: the next start replays */
+        env_log(l->env, ENV_ERROR, "close_failed", "reason=\"%s\"", hf_err_text(e));
     log_abandon(l);
     return e;
 }

@@ -379,9 +379,10 @@ struct log {
     struct hf_env *env;
     struct log_options o;
     enum hf_err failed;
-    bool open;    /* recovery is over */
-    bool clean;   /* the last stop was */
-    bool closing; /* nothing new comes in */
+    bool open;           /* recovery is over */
+    bool clean;          /* the last stop was */
+    bool closing;        /* nothing new comes in */
+    const char *opening; /* what the start is at, for the line that says why it failed */
     char cluster_id[24];
     struct topic *topics, *topics_by_id, *topics_folded;
     bool topics_sorted;

@@ -369,6 +369,7 @@ static enum hf_err replay_pass(struct log *l, const struct superblock *sb, bool 
 }
 
 static enum hf_err recover(struct log *l, const struct superblock *sb, const struct hf_buf *snapshot) {
+    l->opening = "replaying the state";
     enum hf_err e = snapshot_each(l, snapshot, take_state_facts);
     if (!e && !l->state.p->tail) e = HF_ECORRUPT;
     if (!e) e = replay_pass(l, sb, true);
@@ -376,11 +377,15 @@ static enum hf_err recover(struct log *l, const struct superblock *sb, const str
     env_point(l->env, "recovery.state_replayed");
     if (!e) e = state_load(l);
     if (!e) e = topics_load(l);
+    if (e) return e;
+    l->opening = "replaying the journal into the segments";
     if (!e) e = snapshot_each(l, snapshot, take_other_facts);
     if (!e) e = each_other(l, load_new);
     if (!e) e = replay_pass(l, sb, false);
     env_point(l->env, "recovery.replayed");
-    if (!e && !l->clean) e = each_other(l, finish_partition);
+    if (e) return e;
+    l->opening = "cutting what the crash left of the segments";
+    if (!l->clean) e = each_other(l, finish_partition);
     env_point(l->env, "recovery.cut");
     return e;
 }
@@ -457,6 +462,7 @@ static enum hf_err make_store(struct log *l) {
     static const char *const dirs[] = {"journal", "runs", "topics", "trash"}; /* the last two hold folders */
     static const char *const files[] = {"superblock-0", "superblock-1", "snapshot-0", "snapshot-1"};
     bool foreign = false;
+    l->opening = "making a new store";
     enum hf_err e = env_list(l->env, "topics", is_foreign, &foreign);
     if (e == HF_ENOTFOUND) e = HF_OK;
     if (!e && foreign) {
@@ -500,6 +506,7 @@ static bool checkpointed(struct log *l) {
 }
 
 static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
+    l->opening = "making a journal file and the first checkpoint";
     enum hf_err e = journal_open(l, top + 1);
     if (e) return e;
     env_point(l->env, "recovery.journal_begun");
@@ -514,6 +521,7 @@ static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
 static enum hf_err open_old(struct log *l) {
     struct superblock sb;
     struct hf_buf snapshot;
+    l->opening = "reading superblock and snapshot";
     enum hf_err e = superblock_read(l, &sb);
     if (e == HF_ENOTFOUND) {
         env_log(l->env, ENV_ERROR, "superblock_damaged", "file=superblock-0 file=superblock-1");
@@ -523,16 +531,20 @@ static enum hf_err open_old(struct log *l) {
     if (e) return e;
     l->clean = sb.clean;
     l->checkpoint.generation = sb.generation;
+    l->opening = "reading the journal";
     e = replay_scan(l);
     if (!e) e = recover(l, &sb, &snapshot);
     hf_buf_fini(&snapshot);
-    if (!e) e = env_list(l->env, "topics", other_folder, l);
+    if (e) return e;
+    l->opening = "looking through topics, trash and runs";
+    e = env_list(l->env, "topics", other_folder, l);
     if (!e) e = trash_load(l);
     if (!e) e = runs_load(l);
     return e ? e : begin_incarnation(l, sort_journal(l, &sb));
 }
 
 enum hf_err recovery_run(struct log *l) {
+    l->opening = "reading LOCK and meta";
     enum hf_err e = meta_lock(l);
     if (!e) e = meta_read(l);
     if (e && e != HF_ENOTFOUND) return e;
@@ -546,6 +558,7 @@ enum hf_err recovery_run(struct log *l) {
         l->clean = true;
         if (!e) e = begin_incarnation(l, sort_journal(l, &none));
     }
+    if (!e) l->opening = "writing meta";
     if (!e) e = meta_write(l);
     for (struct topic *t = l->topics; t; t = t->hh.next)
         for (int32_t i = 0; i < t->partitions; i++) forget_tail(t->partition[i]);

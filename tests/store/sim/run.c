@@ -98,14 +98,14 @@ static void end_process(struct run *r, struct run_totals *totals, bool counts) {
     if (counts) crashed(r, totals, power);
 }
 
-static void abandon(struct run *r) {
+void run_abandon(struct run *r) {
     work_stop(r);
     if (r->log) log_abandon(r->log);
     r->log = NULL;
 }
 
 /* What the machine did last: its kind is known to the model through r->power. */
-static void restart(struct run *r) {
+void run_restart(struct run *r) {
     r->model->syncs_failed = r->model->syncs_failed || r->faulted || hf_sim_failed(r->sim);
     r->faulted = false;
     hf_sim_restart(r->sim);
@@ -114,7 +114,7 @@ static void restart(struct run *r) {
 }
 
 /* Opens the store and looks at everything. false: not open, either crashed or broken. */
-static bool start(struct run *r, struct run_totals *totals) {
+bool run_open(struct run *r, struct run_totals *totals) {
     enum hf_err e = log_open(r->env, &r->options, &r->log);
     run_note(r, "open: %s", hf_err_name(e));
     if (e) {
@@ -125,18 +125,22 @@ static bool start(struct run *r, struct run_totals *totals) {
         return false;
     }
     r->engine = log_engine(r->log);
+    if (r->swept) { /* the fault is still to come, and there is nothing yet to look at */
+        work_resume(r);
+        return true;
+    }
     disarm_fault(r);
     log_check(r->log);
     sweep_all(r);
     if (r->model->broken || hf_sim_dead(r->sim)) return false;
-    arm_fault(r);
+    if (!r->calm) arm_fault(r);
     r->power = false;
     work_resume(r);
     return true;
 }
 
 /* A clean stop makes everything durable: the model is told by the next sweep, which allows no loss. */
-static void stop_cleanly(struct run *r, struct run_totals *totals) {
+void run_close(struct run *r, struct run_totals *totals) {
     work_stop(r);
     enum hf_err e = log_close(r->log);
     run_note(r, "close: %s", hf_err_name(e));
@@ -151,7 +155,11 @@ static void stop_cleanly(struct run *r, struct run_totals *totals) {
     } else if (!hf_sim_failed(r->sim) && !r->full) {
         model_broken(r->model, "M0", "a clean stop failed: %s", hf_err_name(e));
     }
-    end_process(r, totals, false);
+}
+
+static void stop_cleanly(struct run *r, struct run_totals *totals) {
+    run_close(r, totals);
+    if (!hf_sim_dead(r->sim)) end_process(r, totals, false);
 }
 
 static bool enough(const struct run *r) {
@@ -191,10 +199,10 @@ static void draw_options(struct run *r) {
     };
 }
 
-static void last_look(struct run *r, struct run_totals *totals) {
+void run_last_look(struct run *r, struct run_totals *totals) {
     hf_sim_crash_at(r->sim, 0, HF_SIM_PROCESS_DEATH);
     for (int i = 0; i < 2 && !r->model->broken; i++) {
-        if (!start(r, totals)) {
+        if (!run_open(r, totals)) {
             if (!r->model->broken) model_broken(r->model, "M0", "the last start failed without a crash");
             return;
         }
@@ -202,12 +210,11 @@ static void last_look(struct run *r, struct run_totals *totals) {
         model_crashed(r->model);
         r->power = true;
         hf_sim_crash(r->sim, HF_SIM_POWER_LOSS);
-        restart(r);
+        run_restart(r);
     }
 }
 
-bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose,
-              struct run_totals *totals) {
+bool run_made(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose) {
     memset(r, 0, sizeof *r);
     r->seed = seed;
     r->model = m;
@@ -218,21 +225,27 @@ bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits 
     model_init(m, seed);
     draw_options(r);
     work_start(r);
+    return true;
+}
+
+bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose,
+              struct run_totals *totals) {
+    if (!run_made(r, m, seed, hits, verbose)) return false;
     for (int life = 0; life < RUN_LIVES_MAX && !enough(r) && !m->broken; life++) {
         arm(r);
-        if (start(r, totals)) live(r, totals);
+        if (run_open(r, totals)) live(r, totals);
         if (m->broken) break;
         if (hf_sim_dead(r->sim) && hf_sim_crashed_at(r->sim)[0])
             crashed(r, totals, hf_sim_crash_kind(r->sim) == HF_SIM_POWER_LOSS);
-        abandon(r);
+        run_abandon(r);
         model_crashed(m);
         if (!hf_sim_dead(r->sim)) end_process(r, totals, true); /* a fault while it opened */
-        restart(r);
+        run_restart(r);
     }
-    if (!m->broken) last_look(r, totals);
+    if (!m->broken) run_last_look(r, totals);
     if (!m->broken && !enough(r))
         model_broken(m, "M0", "only %u operations, %u crashes", r->operations, r->crashes);
-    if (r->log) abandon(r);
+    if (r->log) run_abandon(r);
     totals->seeds++;
     totals->operations += r->operations;
     hf_sim_close(r->sim);

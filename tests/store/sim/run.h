@@ -59,6 +59,8 @@ struct run {
     bool power;   /* power was lost since the last look at everything */
     bool faulted; /* a fault struck before this life's own was armed */
     bool full;    /* the disk's capacity was cut */
+    bool calm;    /* no faults but those that the caller asks for */
+    bool swept;   /* the caller's fault strikes in this life, in its start too */
 };
 
 /* What happened over all seeds, to see that the workload reaches what it should. */
@@ -72,6 +74,19 @@ extern const char *const run_points[]; /* NULL-terminated */
 /* Runs one seed; false if a promise was broken (model->violation says which). */
 bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose,
               struct run_totals *totals);
+
+/* ---- the parts of a seed's life, for programs that lead it themselves (fault_sweep.c) ---- */
+
+HF_CHECK bool run_made(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose);
+/* Opens the store and looks at everything. false: not open; crashed, failed or broken. */
+HF_CHECK bool run_open(struct run *r, struct run_totals *totals);
+/* A clean stop. */
+void run_close(struct run *r, struct run_totals *totals);
+/* Throws away what a dead process held. */
+void run_abandon(struct run *r);
+void run_restart(struct run *r);
+/* A start that must succeed, a stop, loss of power, and once more. */
+void run_last_look(struct run *r, struct run_totals *totals);
 
 /* ---- inside: work.c does things, sweep.c looks at everything after a start ---- */
 
