@@ -1,6 +1,6 @@
-/* One thread that lets the store forget what is older than the horizon: a pass a minute, in batches, so that
- * no handler waits long behind a large delete. Several workers of a group may do it at once; each takes what
- * it finds.
+/* One thread that lets the store forget what is older than the horizon: a pass at the start and then every
+ * minute (more often only for a horizon that is shorter), in batches, so that no handler waits long behind a
+ * large delete. Several workers of a group may do it at once; each takes what it finds.
  *
  * A store that does not answer is left alone until the next pass: entries that stay longer cost room, nothing
  * else. */
@@ -50,7 +50,10 @@ static bool wait_until(struct expiry *x, int64_t mono_ms) {
 
 static void *run(void *arg) {
     struct expiry *x = arg;
-    while (wait_until(x, worker_mono_ms() + PASS_MS)) pass(x);
+    int64_t horizon_ms = x->worker->options.horizon_ms;
+    int64_t every_ms = horizon_ms < PASS_MS ? horizon_ms : PASS_MS;
+    do pass(x);
+    while (wait_until(x, worker_mono_ms() + every_ms));
     return NULL;
 }
 

@@ -204,23 +204,6 @@ static void attempt(hf_worker *w, struct hf_delivery *d) {
     }
 }
 
-/* ---- forgetting ---- */
-
-/* Once a minute one thread removes a batch of rows older than the horizon; at once again while there are
- * more. */
-static void expire_sometimes(hf_worker *w) {
-    enum { EVERY_MS = 60000, BATCH = 1000 };
-    int64_t now_ms = worker_mono_ms(), due_ms = atomic_load(&w->next_expire_ms);
-    if (w->options.effect != HF_EFFECT_DATABASE || now_ms < due_ms ||
-        !atomic_compare_exchange_strong(&w->next_expire_ms, &due_ms, now_ms + EVERY_MS))
-        return;
-    struct dedup_detail detail = {0};
-    size_t removed = 0;
-    enum dedup_answer a = dedup_expire(w->dedup, worker_wall_ms(), BATCH, &removed, &detail);
-    if (a == DEDUP_RUN && removed == BATCH) atomic_store(&w->next_expire_ms, now_ms);
-    if (removed) worker_log(w, 3, "expired", "rows=%zu", removed);
-}
-
 /* ---- threads ---- */
 
 static void *serve(void *arg) {
@@ -235,7 +218,6 @@ static void *serve(void *arg) {
         pthread_mutex_unlock(&p->lock);
         attempt(p->worker, d);
         threads_ended(p, d);
-        expire_sometimes(p->worker);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);

@@ -47,7 +47,6 @@ struct hf_worker {
     bool signals, ran;
     struct hf_delivery *moves; /* under way or to be tried again; linked by next */
     int64_t next_commit_ms;
-    _Atomic int64_t next_expire_ms;
     enum policy_state told; /* of the outage, in the log */
     atomic_bool stopping;
     atomic_bool handler_stops; /* a handler answered HF_STOP */

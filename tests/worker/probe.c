@@ -1,7 +1,8 @@
 /* A sender and a worker for test_worker.py, through the public API alone.
  *
  *     probe send SERVER TOPIC COUNT KEYS                value <i> and identity m-<i>, every third one twice
- *     probe work SERVER GROUP TOPIC KIND STORE LOG      KIND: database, external, state, poison, order
+ *     probe work SERVER GROUP TOPIC KIND STORE LOG      KIND: database, external, state, poison, order;
+ *                                                       HORIZON_MS in the environment: dedup.horizon
  *     probe transact SERVER API GROUP TOPIC DB COUNT
  *
  * A worker says "ready" on stdout once SIGTERM no longer kills it. The handler's effect is one row (database,
@@ -122,6 +123,8 @@ static int work(char **v) {
                : strcmp(kind, "state") == 0  ? HF_EFFECT_STATE
                : external                    ? HF_EFFECT_EXTERNAL
                                              : HF_EFFECT_NONE;
+    const char *horizon = getenv("HORIZON_MS");
+    o.horizon_ms = horizon ? atoll(horizon) : 0;
     o.database = table ? v[6] : NULL;
     o.redis = external ? v[6] : NULL;
     o.order = strcmp(kind, "order") == 0    ? HF_ORDER_KEY

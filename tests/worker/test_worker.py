@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Workers against a real server: killed in the middle, restarted, rebalanced; then what must hold is counted.
 
     test_worker.py HOLDFAST PROBE [--server HOST:PORT]      default: starts HOLDFAST serve on free ports
@@ -6,11 +6,13 @@
 Each case sends messages (every third of them twice, with the same identity), lets two workers work, kills one with
 SIGKILL several times, and waits until the group has settled everything.
 """
-import json, os, random, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, time
+import contextlib, json, os, random, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 sys.dont_write_bytecode = True
+import psycopg2  # noqa: E402
 import servers  # noqa: E402
+
 
 HOLDFAST, PROBE = map(os.path.abspath, sys.argv[1:3])
 GIVEN = sys.argv[sys.argv.index("--server") + 1] if "--server" in sys.argv else None
@@ -67,11 +69,12 @@ def tail(path):
         return f.read()[-4000:]
 
 
-def run_case(server, folder, kind, store, finished=lambda log: True):
-    topic, group, log = "t-" + kind, "g-" + kind, "%s/%s.log" % (folder, kind)
+def run_case(server, folder, kind, store, finished=lambda log: True, name=None):
+    name = name or kind
+    topic, group, log = "t-" + name, "g-" + name, "%s/%s.log" % (folder, name)
     server.cli("topic", "create", topic, "--partitions", "4", check=False)
     subprocess.run([PROBE, "send", server.kafka, topic, str(COUNT), str(KEYS)], check=True)
-    errors = open("%s/%s.err" % (folder, kind), "a")
+    errors = open("%s/%s.err" % (folder, name), "a")
     args = [PROBE, "work", server.kafka, group, topic, kind, store, log]
     begin = lambda: start(args, stdout=subprocess.PIPE, text=True, stderr=errors)
     workers = [begin() for _ in range(2)]
@@ -83,8 +86,8 @@ def run_case(server, folder, kind, store, finished=lambda log: True):
         workers[i] = begin()
     server.crash()
     sent = total(server, topic)
-    until("%s settled" % kind, lambda: server.settled(group, topic, sent))
-    until("%s finished" % kind, lambda: finished(log))
+    until("%s settled" % name, lambda: server.settled(group, topic, sent))
+    until("%s finished" % name, lambda: finished(log))
     for w in workers:  # one that was only just started may not have taken its signals yet
         assert w.stdout.readline() == "ready\n", "no worker: status %s\n%s" % (w.wait(30), tail(errors.name))
         w.send_signal(signal.SIGTERM)
@@ -106,6 +109,35 @@ def case_database(server, folder):
     with sqlite3.connect(db) as c:
         rows = [r[0] for r in c.execute("SELECT id FROM effect")]
     assert sorted(map(int, rows)) == list(range(COUNT)), "rows %d, different %d, of %d" % (len(rows), len(set(rows)), COUNT)
+
+
+def case_expiry(server, folder):
+    """What the database case has left is forgotten once it is older than the horizon."""
+    count = lambda: sqlite3.connect(folder + "/effects.db").execute("SELECT count(*) FROM holdfast_dedup").fetchone()[0]
+    assert count() == COUNT, count()
+    p = start([PROBE, "work", server.kafka, "g-database", "t-database", "database", "sqlite:" + folder + "/effects.db",
+               "-"], stdout=subprocess.PIPE, text=True, env=dict(os.environ, HORIZON_MS="1000"))
+    until("all is forgotten", lambda: count() == 0)
+    assert p.stdout.readline() == "ready\n"
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(30) == 0
+
+
+def case_postgres(server, folder):
+    with servers.Postgres(folder) as postgres:
+        with contextlib.closing(psycopg2.connect(postgres.url)) as c, c, c.cursor() as q:
+            q.execute("CREATE TABLE effect (id TEXT, key TEXT)")
+            q.execute("CREATE TABLE state (key TEXT PRIMARY KEY, version INTEGER)")
+        run_case(server, folder, "database", postgres.url, name="postgres-database")
+        run_case(server, folder, "state", postgres.url, name="postgres-state")
+        with contextlib.closing(psycopg2.connect(postgres.url)) as c, c.cursor() as q:
+            q.execute("SELECT id FROM effect")
+            rows = sorted(int(r[0]) for r in q.fetchall())
+            q.execute("SELECT count(*) FROM holdfast_dedup")
+            assert rows == list(range(COUNT)) and q.fetchone() == (COUNT,), "rows %d of %d" % (len(rows), COUNT)
+            q.execute("SELECT key, version FROM state")
+            newest = dict(q.fetchall())
+        assert newest == {"k%d" % k: max(range(k, COUNT, KEYS)) for k in range(KEYS)}, newest
 
 
 def case_state(server, folder):
@@ -199,7 +231,7 @@ def case_early(server, folder):
 
 def main():
     folder = tempfile.mkdtemp(prefix="hf-worker-")
-    names = os.environ.get("CASES", "early database state external order poison transact").split()
+    names = os.environ.get("CASES", "early database expiry postgres state external order poison transact").split()
     ok, server = False, None
     try:
         server = Server(folder)
