@@ -58,7 +58,8 @@ hf_str cli_header(const rd_kafka_message_t *m, const char *name);
 char *cli_to_base64(hf_str s);
 char *cli_from_base64(const char *s, size_t *n);
 
-/* "2026-03-01T12:00:00.250Z", "earliest", "latest" or an offset, as offsets in list. HF_EINVAL. Blocks. */
+/* "2026-03-01T12:00:00.250Z", "earliest", "latest", or digits (an offset, the same in each partition; never a
+ * time in milliseconds), as offsets in list. HF_EINVAL. Blocks. */
 HF_CHECK enum hf_err cli_resolve(rd_kafka_t *rk, rd_kafka_topic_partition_list_t *list, const char *from);
 
 enum { CLI_TIMEOUT_MS = 10000 };

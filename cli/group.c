@@ -14,7 +14,8 @@ struct group {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct group),
     {"to", HF_OPTION_TEXT, offsetof(struct group, to), .value = "WHERE",
-     .help = "of reset: earliest, latest, an offset, or a time (2026-03-01T12:00:00Z)"},
+     .help =
+         "of reset: earliest, latest, a time (2026-03-01T12:00:00Z), or digits: an offset in each partition"},
     {"topic", HF_OPTION_TEXT, offsetof(struct group, topic), .value = "T",
      .help = "of reset: this topic only (else all that the group has offsets of)"},
     {"json", HF_OPTION_SWITCH, offsetof(struct group, json), .help = "an object a line"},

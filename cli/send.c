@@ -3,6 +3,7 @@
 #include "common.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -11,7 +12,7 @@ enum { HEADERS_MAX = 100 };
 struct send {
     struct cli_server at;
     const char *key, *delay, *due, *id, *message_id, *conflict;
-    bool jsonl;
+    bool jsonl, json;
 };
 
 #define TEXT(flag, field, what, line)                                                                        \
@@ -25,7 +26,9 @@ static const struct hf_option rows[] = {
     TEXT("on.conflict", conflict, "replace|keep|once", "what an id that is pending does"),
     TEXT("message.id", message_id, "ID", "identity, for deduplication"),
     {"jsonl", HF_OPTION_SWITCH, offsetof(struct send, jsonl),
-     .help = "each line of the input is a JSON object"},
+     .help = "each line of the input is a JSON object, as tail --json prints it"},
+    {"json", HF_OPTION_SWITCH, offsetof(struct send, json),
+     .help = "a receipt for each message: its line or value, topic, partition, offset, timestamp"},
 };
 static const struct hf_options options = {"send", rows, sizeof rows / sizeof *rows};
 
@@ -34,13 +37,49 @@ struct job {
     const char *topic;
     hf_message pattern; /* what the flags say */
     hf_header headers[HEADERS_MAX];
+    bool json;
     int64_t sent;
+    _Atomic int64_t failures; /* that receipts have told of */
 };
 
-static enum hf_err post(struct job *j, const hf_message *m) {
+/* ---- receipts ---- */
+
+/* number counts lines or values from 1. Called from the client's thread too. */
+static void tell(bool json, int64_t number, const hf_receipt *r) {
+    if (json)
+        (void)printf("{\"number\":%" PRId64 ",\"topic\":\"%s\",\"partition\":%" PRId32 ",\"offset\":%" PRId64
+                     ",\"timestamp\":%" PRId64 "}\n",
+                     number, r->topic, r->partition, r->offset, r->timestamp_ms);
+    else
+        (void)printf("%s/%" PRId32 "/%" PRId64 "@%" PRId64 "\n", r->topic, r->partition, r->offset,
+                     r->timestamp_ms);
+}
+
+struct awaited {
+    struct job *job;
+    int64_t number;
+};
+
+static void on_sent(enum hf_err e, const hf_receipt *r, void *arg) {
+    struct awaited *a = arg;
+    if (e) {
+        atomic_fetch_add(&a->job->failures, 1);
+        (void)fprintf(stderr, "holdfast send: line %" PRId64 ": %s\n", a->number, hf_errmsg());
+    } else {
+        tell(true, a->number, r);
+    }
+    free(a);
+}
+
+/* Without receipts hf_flush tells of a failure. */
+static enum hf_err post(struct job *j, const hf_message *m, int64_t number) {
     enum hf_err e;
-    while ((e = hf_send_async(j->client, m, NULL, NULL)) == HF_EAGAIN)
-        if ((e = hf_flush(j->client, -1))) return e;
+    struct awaited *a = j->json ? malloc(sizeof *a) : NULL;
+    if (j->json && !a) return client_error(HF_ENOMEM, "%s", hf_err_text(HF_ENOMEM));
+    if (a) *a = (struct awaited){j, number};
+    while ((e = hf_send_async(j->client, m, a ? on_sent : NULL, a)) == HF_EAGAIN)
+        if ((e = hf_flush(j->client, -1))) break;
+    if (e) free(a);
     j->sent += !e;
     return e;
 }
@@ -82,7 +121,7 @@ static size_t headers_of(const json_t *o, hf_header *out, char **memory) {
     return n;
 }
 
-static enum hf_err send_object(struct job *j, const json_t *o) {
+static enum hf_err send_object(struct job *j, const json_t *o, int64_t number) {
     hf_header headers[HEADERS_MAX];
     char *memory[HEADERS_MAX + 2] = {0};
     hf_message m = j->pattern;
@@ -102,18 +141,18 @@ static enum hf_err send_object(struct job *j, const json_t *o) {
         e = client_error(HF_EINVAL,
                          "key and value are texts, null, or base64 in key_base64 and value_base64");
     if (key.p) m.key = key;
-    if (!e) e = post(j, &m);
+    if (!e) e = post(j, &m, number);
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) free(memory[i]);
     return e;
 }
 
 /* ---- input ---- */
 
-static enum hf_err send_line(struct job *j, bool jsonl, const char *line, size_t n) {
+static enum hf_err send_line(struct job *j, bool jsonl, const char *line, size_t n, int64_t number) {
     if (!jsonl) {
         hf_message m = j->pattern;
         m.value = hf_str_make(line, n);
-        return post(j, &m);
+        return post(j, &m, number);
     }
     json_error_t why;
     json_t *o = json_loadb(line, n, 0, &why);
@@ -121,7 +160,7 @@ static enum hf_err send_line(struct job *j, bool jsonl, const char *line, size_t
         json_decref(o);
         return client_error(HF_EINVAL, "no JSON object: %s", o ? "another kind of value" : why.text);
     }
-    enum hf_err e = send_object(j, o);
+    enum hf_err e = send_object(j, o, number);
     json_decref(o);
     return e;
 }
@@ -135,7 +174,7 @@ static enum hf_err send_input(struct job *j, bool jsonl) {
         number++;
         if (n > 0 && line[n - 1] == '\n') n--;
         if (jsonl && n == 0) continue;
-        e = send_line(j, jsonl, line, (size_t)n);
+        e = send_line(j, jsonl, line, (size_t)n, number);
     }
     if (e) {
         char text[512];
@@ -147,26 +186,23 @@ static enum hf_err send_input(struct job *j, bool jsonl) {
     return e;
 }
 
-static void tell(const hf_receipt *r) {
-    (void)printf("%s/%" PRId32 "/%" PRId64 "@%" PRId64 "\n", r->topic, r->partition, r->offset,
-                 r->timestamp_ms);
-}
-
 static enum hf_err send_all(struct job *j, bool jsonl, const char *const *values) {
     enum hf_err e = HF_OK;
     if (!*values) {
         e = send_input(j, jsonl);
         enum hf_err flushed = hf_flush(j->client, -1);
+        int64_t failures = atomic_load(&j->failures);
         if (!e) e = flushed;
-        if (!e) (void)printf("sent %" PRId64 "\n", j->sent);
+        if (!e && failures) e = client_error(HF_EIO, "%" PRId64 " messages were not accepted", failures);
+        if (!e && !j->json) (void)printf("sent %" PRId64 "\n", j->sent);
         return e;
     }
-    for (; *values && !e; values++) {
+    for (int64_t number = 1; *values && !e; values++, number++) {
         hf_message m = j->pattern;
         hf_receipt r;
         m.value = hf_str_of(*values);
         e = hf_send(j->client, &m, &r);
-        if (!e) tell(&r);
+        if (!e) tell(j->json, number, &r);
     }
     return e;
 }
@@ -212,6 +248,7 @@ int cli_send(int argc, char **argv) {
         "holdfast send TOPIC [VALUE…] [--header k=v]… [FLAGS]   without values: a line each of stdin", argc,
         argv, &s, &stop);
     j.topic = c.rest[0];
+    j.json = s.json;
     if (!stop && !j.topic && !s.jsonl) {
         status = cli_usage("send", "the topic is missing");
         stop = true;

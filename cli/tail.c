@@ -17,11 +17,11 @@ struct tail {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct tail),
     {"from", HF_OPTION_TEXT, offsetof(struct tail, from), .fallback = "latest", .value = "WHERE",
-     .help = "earliest, latest, an offset, or a time (2026-03-01T12:00:00Z)"},
+     .help = "earliest, latest, a time (2026-03-01T12:00:00Z), or digits: an offset in each partition"},
     {"group", HF_OPTION_TEXT, offsetof(struct tail, group), .value = "G",
      .help = "as a member of this consumer group, whose offsets move; --from does not count then"},
     {"count", HF_OPTION_INT, offsetof(struct tail, count), .fallback = "0", .value = "N",
-     .help = "end after so many"},
+     .help = "end after so many; 0: never"},
     {"exit", HF_OPTION_SWITCH, offsetof(struct tail, exit_at_end), .help = "end at the end of the topic"},
     {"json", HF_OPTION_SWITCH, offsetof(struct tail, json),
      .help = "an object a line, as send --jsonl reads it"},

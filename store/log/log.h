@@ -79,7 +79,7 @@ typedef void log_done(void *arg, enum hf_err e);
 HF_CHECK enum hf_err log_topic_create(struct log *l, hf_str name, const struct log_topic_config *config,
                                       log_done *done, void *arg);
 
-/* One record drops the topic and the state keys given by drop_prefixes (its groups' offsets). Readers' pins
+/* One record drops the topic and the state keys drop_keys, exactly those (its groups' offsets). Readers' pins
  * keep files until they are released. HF_ENOTFOUND at once. */
 HF_CHECK enum hf_err log_topic_delete(struct log *l, hf_str name, const hf_str *drop_keys, size_t drop_count,
                                       log_done *done, void *arg);

@@ -337,7 +337,7 @@ static struct commit *free_commit(struct schedule *s) {
     return NULL;
 }
 
-void state_put_mark(struct place mark, uint8_t out[16]) {
+static void put_mark(struct place mark, uint8_t out[16]) {
     hf_put_be64(out, (uint64_t)mark.due);
     hf_put_be64(out + 8, mark.seq);
 }
@@ -364,7 +364,7 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     struct commit *c = free_commit(s);
     if (!c) return HF_EAGAIN;
     uint8_t value[16];
-    state_put_mark(mark, value);
+    put_mark(mark, value);
     struct hf_buf epochs;
     hf_buf_init(&epochs, 8 + EPOCHS_MAX * 16);
     struct engine_put puts[2] = {{HF_STR("delay/mark"), hf_str_make(value, sizeof value)}};

@@ -179,7 +179,6 @@ void batch_fini(struct batch *b);
 HF_CHECK enum hf_err checkpoint_slice(struct schedule *s, bool *more);
 void checkpoint_abort(struct schedule *s);
 bool checkpoint_full(const struct schedule *s); /* no more may be read until it is through */
-void state_put_mark(struct place mark, uint8_t out[16]);
 
 /* ---- merge.c ---- */
 HF_CHECK enum hf_err merge_slice(struct schedule *s, bool *more);
