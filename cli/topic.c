@@ -1,5 +1,5 @@
-/* holdfast topic list | create | delete | describe. */
-#include "common.h"
+/* holdfast topic list | create | alter | delete | describe. */
+#include "topic.h"
 
 #include <inttypes.h>
 #include <stddef.h>
@@ -11,14 +11,17 @@ struct topic {
     struct cli_server at;
     int64_t partitions;
     bool json;
-    const char *config[CONFIGS_MAX];
-    size_t configs;
+    bool settings;
+    const char *config[CONFIGS_MAX], *unset[CONFIGS_MAX];
+    size_t configs, unsets;
 };
 
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct topic),
     {"partitions", HF_OPTION_INT, offsetof(struct topic, partitions), .fallback = "0", .max = 100000,
      .value = "N", .help = "of create; 0: the server's default"},
+    {"settings", HF_OPTION_SWITCH, offsetof(struct topic, settings),
+     .help = "describe what the topic is told, instead of its partitions"},
     {"json", HF_OPTION_SWITCH, offsetof(struct topic, json), .help = "an object a line"},
 };
 static const struct hf_options options = {"topic", rows, sizeof rows / sizeof *rows};
@@ -79,7 +82,17 @@ static enum hf_err describe_one(rd_kafka_t *rk, const struct topic *t, const cha
 
 static enum hf_err describe(rd_kafka_t *rk, const struct topic *t, const char *const *names) {
     enum hf_err e = HF_OK;
-    for (; *names && !e; names++) e = describe_one(rk, t, *names);
+    for (; *names && !e; names++)
+        e = t->settings ? topic_settings_print(rk, *names, t->json) : describe_one(rk, t, *names);
+    return e;
+}
+
+static enum hf_err alter(rd_kafka_t *rk, const struct topic *t, const char *const *names) {
+    enum hf_err e = HF_OK;
+    if (t->configs + t->unsets == 0)
+        return client_error(HF_EINVAL, "alter: nothing to do; say --set name=value or --unset name");
+    for (; *names && !e; names++)
+        e = topic_settings_alter(rk, *names, t->config, t->configs, t->unset, t->unsets);
     return e;
 }
 
@@ -175,6 +188,7 @@ static const struct {
     bool names;
 } actions[] = {{"list", list, false},
                {"create", create, true},
+               {"alter", alter, true},
                {"delete", remove_topics, true},
                {"describe", describe, true}};
 
@@ -189,7 +203,7 @@ static int act(const struct topic *t, const char *const *rest) {
         if (rk) rd_kafka_destroy(rk);
         return e ? cli_fail("topic", e) : CLI_DONE;
     }
-    return cli_usage("topic", "list, create, delete or describe");
+    return cli_usage("topic", "list, create, alter, delete or describe");
 }
 
 int cli_topic(int argc, char **argv) {
@@ -200,13 +214,19 @@ int cli_topic(int argc, char **argv) {
     size_t configs;
     if (!cli_take_repeated(&argc, argv, "set", config, CONFIGS_MAX, &configs))
         return cli_usage("topic", "set: name=value, at most %d", CONFIGS_MAX);
-    int status =
-        cli_settings(&c, &options,
-                     "holdfast topic list | create NAME… [--partitions N] [--set k=v]… | delete NAME… | "
-                     "describe NAME… [FLAGS]",
-                     argc, argv, &t, &stop);
+    const char *unset[CONFIGS_MAX];
+    size_t unsets;
+    if (!cli_take_repeated(&argc, argv, "unset", unset, CONFIGS_MAX, &unsets))
+        return cli_usage("topic", "unset: name, at most %d", CONFIGS_MAX);
+    int status = cli_settings(&c, &options,
+                              "holdfast topic list | create NAME… [--partitions N] [--set k=v]… | "
+                              "alter NAME… [--set k=v]… [--unset k]… | delete NAME… | "
+                              "describe NAME… [--settings] [FLAGS]",
+                              argc, argv, &t, &stop);
     memcpy(t.config, config, sizeof config);
     t.configs = configs;
+    memcpy(t.unset, unset, sizeof unset);
+    t.unsets = unsets;
     if (!stop) status = act(&t, c.rest);
     hf_config_fini(&c);
     return status;

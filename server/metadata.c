@@ -44,7 +44,7 @@ static bool fill_topic(struct server *s, struct hf_arena *a, hf_str name, struct
     else if (log_topic(s->log, name, &info))
         out->error_code = KAFKA_UNKNOWN_TOPIC_OR_PARTITION;
     else {
-        out->is_internal = info.config.internal;
+        out->is_internal = info.internal;
         return fill_partitions(s, a, &info, out);
     }
     return true;

@@ -129,8 +129,7 @@ static void produce_one(struct produce *p, struct broker_request *rq, hf_str top
     struct door_target target = {
         .topic = topic,
         .version = rq->version,
-        .message_max =
-            info.config.message_max ? info.config.message_max : (size_t)p->server->settings->message_max,
+        .message_max = (size_t)info.settings.value[LOG_MESSAGE_MAX],
         .destination = destination,
         .arg = p->server,
     };

@@ -44,10 +44,10 @@ static void on_created(void *arg, enum hf_err e) {
 /* Before anything is served, so it may wait. */
 static enum hf_err create_topic(struct server *s, hf_str name) {
     struct creation c = {false, HF_OK};
-    struct log_topic_config config = {.partitions = 1, .internal = true, .append_time = true};
+    struct log_topic_config config = {.partitions = 1, .internal = true};
     /* A rejected message is a message with a reason: it always fits. */
     if (hf_str_is(name, HF_TOPIC_REJECTED))
-        config.message_max = (size_t)s->settings->message_max + REASON_ROOM;
+        log_settings_put(&config.settings, LOG_MESSAGE_MAX, s->settings->message_max + REASON_ROOM);
     enum hf_err e = log_topic_create(s->log, name, &config, on_created, &c);
     if (e == HF_EEXIST) return HF_OK;
     if (e) return e;
@@ -115,6 +115,8 @@ static enum hf_err open_store(struct server *s) {
         .segment_bytes = (uint64_t)o->segment_bytes,
         .message_max = (size_t)o->message_max,
         .auto_create = o->auto_create,
+        .settings = s->settings_of_topics,
+        .retention_check_ms = o->retention_check_ms,
     };
     e = log_open(s->env, &options, &s->log);
     if (e) return e;
@@ -209,6 +211,11 @@ enum hf_err server_open(const struct server_settings *settings, struct server **
     struct server *s = calloc(1, sizeof(*s));
     if (!s) return HF_ENOMEM;
     s->settings = settings;
+    enum log_setting wrong;
+    if (server_settings_of_topics(settings, &s->settings_of_topics, &wrong)) {
+        free(s); /* server_settings_check would have told */
+        return HF_EINVAL;
+    }
     enum hf_err e = server_part_count <= SERVER_PARTS_MAX ? open_store(s) : HF_ELIMIT;
     if (!e) e = open_parts(s);
     if (!e) e = open_broker(s);

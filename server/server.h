@@ -20,6 +20,10 @@ struct server_settings {
     const char *data, *listen, *http, *advertise;
     bool insecure_bind;
     int64_t num_partitions, segment_bytes, message_max, connections_max, http_connections_max, request_max;
+    /* Of topics that were told nothing; as text, since "-1", "7d" and "compact" are among them. */
+    const char *cleanup_policy, *retention_ms, *retention_bytes, *segment_ms, *delete_retention_ms,
+        *dirty_ratio, *timestamp_type;
+    int64_t retention_check_ms;
     bool auto_create;
     const char *log_level;
     int64_t id_memory_ms;

@@ -55,7 +55,8 @@ struct server {
     struct log *log;
     struct engine *engine;
     struct broker *broker;
-    char host[SERVER_HOST]; /* advertised */
+    struct log_settings settings_of_topics; /* for those that were told nothing */
+    char host[SERVER_HOST];                 /* advertised */
     int32_t port;
     void *states[SERVER_PARTS_MAX]; /* of the parts, in their order */
     size_t opened;
@@ -86,6 +87,13 @@ struct server_wait *server_wait_begin(struct broker_request *rq, void (*finish)(
 void server_wait_more(struct server_wait *w);
 void server_wait_done(struct server_wait *w);
 
+/* For calls of the log that end with a log_done: counts one more, and puts what it ended with where the
+ * answer has it. NULL without memory. */
+struct server_result;
+struct server_result *server_wait_result(struct server_wait *w, int16_t *error);
+void server_wait_ended(void *result, enum hf_err e);   /* the log_done */
+void server_wait_forget(struct server_result *result); /* the call did not begin */
+
 /* ---- shared by families ---- */
 
 /* Fetch, ListOffsets, OffsetForLeaderEpoch: what the client believes about the leader's epoch, -1: nothing.
@@ -101,7 +109,18 @@ HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done
 void server_offset_keys(struct server *s, hf_str topic, void (*fn)(void *arg, hf_str key), void *arg);
 void server_offsets_deleted(struct server *s, hf_str topic);
 
+/* What --retention.ms and so on say. HF_EINVAL: *wrong is the setting whose text cannot be read. */
+HF_CHECK enum hf_err server_settings_of_topics(const struct server_settings *s, struct log_settings *out,
+                                               enum log_setting *wrong);
+
+/* A setting that a client tells to a topic: into `to`, or a Kafka error and *why in the arena, which names
+ * setting, value and what is allowed. */
+int16_t server_setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum log_setting *which,
+                            hf_str *why);
+int16_t server_setting_take(struct hf_arena *a, hf_str topic, hf_str name, hf_str value,
+                            struct log_settings *to, hf_str *why);
+
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
-    server_producers, server_groups, server_delay, server_txn, server_health;
+    server_configs, server_records, server_producers, server_groups, server_delay, server_txn, server_health;
 
 #endif

@@ -1,5 +1,5 @@
 /* The settings of `holdfast serve`, once: each row is a flag, a variable and a key of the config file. */
-#include "server.h"
+#include "server_internal.h"
 
 #include <string.h>
 
@@ -22,6 +22,22 @@ static const struct hf_option rows[] = {
      "size of a segment file"},
     {"max.message.bytes", HF_OPTION_BYTES, AT(message_max), "1MiB", 1024, 64 << 20, "BYTES",
      "largest record batch"},
+    {"retention.ms", HF_OPTION_TEXT, AT(retention_ms), "7d", 0, 0, "TIME",
+     "segments whose youngest record is older are deleted; -1: none"},
+    {"retention.bytes", HF_OPTION_TEXT, AT(retention_bytes), "-1", 0, 0, "BYTES",
+     "the oldest segments of a partition beyond this are deleted; -1: none"},
+    {"segment.ms", HF_OPTION_TEXT, AT(segment_ms), "7d", 0, 0, "TIME",
+     "a segment is closed after this time though it is not full"},
+    {"cleanup.policy", HF_OPTION_TEXT, AT(cleanup_policy), "delete", 0, 0, "POLICY",
+     "delete, compact, or both: \"delete,compact\""},
+    {"delete.retention.ms", HF_OPTION_TEXT, AT(delete_retention_ms), "1d", 0, 0, "TIME",
+     "how long compaction keeps a record without a value"},
+    {"min.cleanable.dirty.ratio", HF_OPTION_TEXT, AT(dirty_ratio), "0.5", 0, 0, "SHARE",
+     "compaction begins when this share of a partition is new since the last one"},
+    {"message.timestamp.type", HF_OPTION_TEXT, AT(timestamp_type), "CreateTime", 0, 0, "TYPE",
+     "CreateTime or LogAppendTime"},
+    {"log.retention.check.interval.ms", HF_OPTION_MS, AT(retention_check_ms), "30s", 10, HF_DAYS(365), "TIME",
+     "how often partitions are looked at for retention and compaction"},
     {"auto.create.topics.enable", HF_OPTION_SWITCH, AT(auto_create), "true", 0, 0, NULL,
      "create topics that clients name"},
     {"max.connections", HF_OPTION_INT, AT(connections_max), "4096", 1, 1000000, "N",
@@ -59,9 +75,42 @@ static bool is_level(const char *text) {
     return false;
 }
 
+enum hf_err server_settings_of_topics(const struct server_settings *s, struct log_settings *out,
+                                      enum log_setting *wrong) {
+    const char *const text[LOG_SETTINGS] = {
+        [LOG_CLEANUP_POLICY] = s->cleanup_policy,        [LOG_RETENTION_MS] = s->retention_ms,
+        [LOG_RETENTION_BYTES] = s->retention_bytes,      [LOG_SEGMENT_MS] = s->segment_ms,
+        [LOG_DELETE_RETENTION] = s->delete_retention_ms, [LOG_DIRTY_RATIO] = s->dirty_ratio,
+        [LOG_TIMESTAMP_TYPE] = s->timestamp_type,
+    };
+    struct log_settings settings = {0};
+    log_settings_put(&settings, LOG_SEGMENT_BYTES, s->segment_bytes);
+    log_settings_put(&settings, LOG_MESSAGE_MAX, s->message_max);
+    for (enum log_setting i = 0; i < LOG_SETTINGS; i++) {
+        int64_t value;
+        if (!text[i]) continue;
+        if (log_setting_parse(i, hf_str_of(text[i]), &value)) {
+            *wrong = i;
+            return HF_EINVAL;
+        }
+        log_settings_put(&settings, i, value);
+    }
+    *out = settings;
+    return HF_OK;
+}
+
 enum hf_err server_settings_check(const struct server_settings *s, const char **why) {
     if (!is_level(s->log_level)) {
         *why = "log.level is none of error, warn, info, debug";
+        return HF_EINVAL;
+    }
+    struct log_settings settings;
+    enum log_setting wrong;
+    if (server_settings_of_topics(s, &settings, &wrong)) {
+        static char text[160]; /* settings are read once, at the start of the program */
+        (void)snprintf(text, sizeof(text), "%s is %s", log_setting_infos[wrong].name,
+                       log_setting_infos[wrong].allowed);
+        *why = text;
         return HF_EINVAL;
     }
     if (s->request_max < s->message_max + 4096) {

@@ -48,11 +48,11 @@ static void answer(struct server_wait *w) {
 
 struct topic_error {
     int16_t error;
-    const char *message;
+    hf_str message;
 };
 
 static struct topic_error fault(int16_t error, const char *message) {
-    return (struct topic_error){error, message};
+    return (struct topic_error){error, hf_str_of(message)};
 }
 
 /* Assignments by hand name partitions 0…n-1, each on the one node there is. */
@@ -67,34 +67,8 @@ static struct topic_error check_assignments(const struct kafka_create_topics_req
     return fault(KAFKA_NONE, NULL);
 }
 
-static struct topic_error apply_config(const struct kafka_create_topics_request_config *c,
-                                       struct log_topic_config *out) {
-    int64_t n = 0;
-    bool number = c->value.p && hf_str_int(c->value, &n) == HF_OK;
-    if (hf_str_is(c->name, "message.timestamp.type")) {
-        out->append_time = hf_str_is(c->value, "LogAppendTime");
-        if (out->append_time || hf_str_is(c->value, "CreateTime")) return fault(KAFKA_NONE, NULL);
-        return fault(KAFKA_INVALID_CONFIG, "message.timestamp.type is CreateTime or LogAppendTime");
-    }
-    if (hf_str_is(c->name, "max.message.bytes")) {
-        if (!number || n < 1024 || n > 64 << 20)
-            return fault(KAFKA_INVALID_CONFIG, "max.message.bytes is between 1024 and 67108864");
-        out->message_max = (size_t)n;
-        return fault(KAFKA_NONE, NULL);
-    }
-    if (hf_str_is(c->name, "segment.bytes")) {
-        if (!number || n < 1 << 20 || n > 1 << 30)
-            return fault(KAFKA_INVALID_CONFIG, "segment.bytes is between 1048576 and 1073741824");
-        out->segment_bytes = (uint64_t)n;
-        return fault(KAFKA_NONE, NULL);
-    }
-    if (hf_str_is(c->name, "cleanup.policy") && hf_str_is(c->value, "delete")) return fault(KAFKA_NONE, NULL);
-    return fault(KAFKA_INVALID_CONFIG,
-                 "not supported: message.timestamp.type, max.message.bytes, segment.bytes and "
-                 "cleanup.policy=delete are");
-}
-
-static struct topic_error check_creation(struct server *s, const struct kafka_create_topics_request_topic *t,
+static struct topic_error check_creation(struct server *s, struct hf_arena *a,
+                                         const struct kafka_create_topics_request_topic *t,
                                          struct log_topic_config *config) {
     struct log_topic_info info;
     if (!hf_topic_name_ok(t->name))
@@ -114,7 +88,9 @@ static struct topic_error check_creation(struct server *s, const struct kafka_cr
     if (t->assignments_count == 0 && t->replication_factor != -1 && t->replication_factor != 1)
         return fault(KAFKA_INVALID_REPLICATION_FACTOR, "there is one node: the replication factor is 1");
     for (int32_t i = 0; i < t->configs_count; i++) {
-        struct topic_error e = apply_config(&t->configs[i], config);
+        struct topic_error e = {0};
+        e.error = server_setting_take(a, t->name, t->configs[i].name, t->configs[i].value, &config->settings,
+                                      &e.message);
         if (e.error) return e;
     }
     return fault(KAFKA_NONE, NULL);
@@ -145,11 +121,11 @@ static void create_one(struct server *s, const struct kafka_create_topics_reques
     *out = (struct kafka_create_topics_response_topic){
         .name = t->name, .num_partitions = -1, .replication_factor = -1};
     struct topic_error e = named_twice(q, i) ? fault(KAFKA_INVALID_REQUEST, "named twice in one request")
-                                             : check_creation(s, t, &config);
+                                             : check_creation(s, &w->rq->arena, t, &config);
     if (!e.error && !q->validate_only) e = start_creation(s, t->name, &config, w, &out->error_code);
     if (e.error) {
         out->error_code = e.error;
-        out->error_message = hf_str_of(e.message);
+        out->error_message = e.message;
         return;
     }
     out->num_partitions = config.partitions;

@@ -36,3 +36,29 @@ void server_wait_done(struct server_wait *w) {
     }
     free(w);
 }
+
+/* ---- one of the completions: a call of the log that ends with an error or none ---- */
+
+struct server_result {
+    struct server_wait *wait;
+    int16_t *error;
+};
+
+struct server_result *server_wait_result(struct server_wait *w, int16_t *error) {
+    struct server_result *r = malloc(sizeof(*r));
+    if (!r) return NULL;
+    *r = (struct server_result){w, error};
+    server_wait_more(w);
+    return r;
+}
+
+void server_wait_ended(void *arg, enum hf_err e) {
+    struct server_result *r = arg;
+    if (r->wait->rq) *r->error = kafka_error_of(e);
+    server_wait_forget(r);
+}
+
+void server_wait_forget(struct server_result *r) {
+    server_wait_done(r->wait);
+    free(r);
+}

@@ -368,10 +368,14 @@ void commit_apply(struct commit *c) {
     }
 }
 
-void commit_finish(struct commit *c) {
-    struct log *l = c->log;
+void commit_move_starts(struct commit *c) {
     for (size_t i = 0; i < c->start_count; i++)
         if (!c->starts[i].p->gone) partition_start_move(c->starts[i].p, c->starts[i].offset);
+}
+
+void commit_finish(struct commit *c) {
+    struct log *l = c->log;
+    commit_move_starts(c); /* [L17] */
     for (size_t i = 0; i < c->part_count; i++)
         if (c->parts[i].p == l->state.p) state_apply(l, c->bytes.p + c->parts[i].from, c->parts[i].size);
     runs_name(l, c->runs, c->name_count);

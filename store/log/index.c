@@ -98,6 +98,7 @@ void index_add(struct segment *s, const struct batch_info *b, uint64_t pos, int6
         s->max_ts = b->max_timestamp;
         s->max_ts_offset = last;
     }
+    if (pos == 0) s->first_ts = b->max_timestamp;
     if (pos - s->indexed_pos <= INDEX_EVERY) return;
     uint8_t entry[INDEX_ENTRY];
     hf_put_be32(entry, (uint32_t)(last - s->base));

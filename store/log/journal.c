@@ -575,6 +575,8 @@ void journal_kick(struct log *l) {
     env_point(l->env, "journal.written");
     if (hf_mutate(3))
         for (struct commit *c = j->commits; c; c = c->next) commit_apply(c);
+    if (hf_mutate(17))
+        for (struct commit *c = j->commits; c; c = c->next) commit_move_starts(c);
     if (hf_mutate(2)) {
         finish(l);
         j->phase = JOURNAL_SYNCING;

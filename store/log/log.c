@@ -13,6 +13,7 @@ static const struct log_options defaults = {
     .journal_file_bytes = 16 << 20,
     .checkpoint_bytes = 64 << 20,
     .reserve_bytes = 64 << 20,
+    .retention_check_ms = 30000,
 };
 
 void log_fail(struct log *l, enum hf_err e, const char *what) {
@@ -67,13 +68,15 @@ int64_t log_step(struct log *l) {
     tell_watchers(l);
     ids_step(l);
     state_step(l);
+    retention_step(l);
     journal_prepare(l);
     trash_step(l);
     segment_evict(l);
     journal_kick(l);
     bool more = l->ready || l->moved || l->trash ||
                 (l->journal.growing && l->journal.grown < l->journal.growing->size);
-    return more ? 0 : l->dirty ? 100 : 1000;
+    int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000, retention_ms = retention_wait(l);
+    return retention_ms < wait_ms ? retention_ms : wait_ms;
 }
 
 /* Goes on until `settled`, waiting for the disk. Blocks: start and stop only. */
@@ -134,8 +137,13 @@ static enum hf_err settle_options(struct log *l, const struct log_options *given
     if (o.segment_bytes == 0) o.segment_bytes = defaults.segment_bytes;
     if (o.message_max == 0) o.message_max = defaults.message_max;
     if (o.journal_file_bytes == 0) o.journal_file_bytes = defaults.journal_file_bytes;
+    for (enum log_setting i = 0; i < LOG_SETTINGS; i++)
+        if (!log_settings_has(&o.settings, i)) o.settings.value[i] = log_setting_infos[i].fallback;
+    o.settings.value[LOG_SEGMENT_BYTES] = (int64_t)o.segment_bytes;
+    o.settings.value[LOG_MESSAGE_MAX] = (int64_t)o.message_max;
     if (o.checkpoint_bytes == 0) o.checkpoint_bytes = defaults.checkpoint_bytes;
     if (o.reserve_bytes == 0) o.reserve_bytes = defaults.reserve_bytes;
+    if (o.retention_check_ms == 0) o.retention_check_ms = defaults.retention_check_ms;
     if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
     l->o = o;
     bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
@@ -153,6 +161,7 @@ static enum hf_err start(struct log *l) {
     l->next_run = (uint64_t)state_number(l, "log/run-ids", 1);
     l->open = true;
     l->opening = "reserving producer ids";
+    l->retention.next_us = env_mono_us(l->env) + l->o.retention_check_ms * 1000;
     ids_step(l);
     return log_settle(l, ids_ready);
 }
@@ -247,6 +256,8 @@ void log_abandon(struct log *l) {
     drop_waiting(l);
     journal_close(l);
     creations_forget(l);
+    retention_forget(l);
+    alterations_forget(l);
     psync_forget(l);
     if (l->checkpoint.file) env_close(l->checkpoint.file);
     if (l->checkpoint.phase != CHECKPOINT_IDLE) hf_buf_fini(&l->checkpoint.snapshot);

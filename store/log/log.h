@@ -17,6 +17,7 @@
 
 #include "env/env.h"
 #include "store/engine/engine.h"
+#include "store/log/settings.h"
 
 struct log;
 struct log_partition;
@@ -26,14 +27,16 @@ struct log_uuid {
 };
 
 struct log_options {
-    int32_t default_partitions;  /* num.partitions; 1 */
-    uint64_t segment_bytes;      /* segment.bytes; 256 MiB */
-    size_t message_max;          /* max.message.bytes; 1 MiB */
-    bool auto_create;            /* for engine_topic */
-    uint64_t journal_file_bytes; /* 16 MiB */
-    uint64_t checkpoint_bytes;   /* journal bytes after which a checkpoint begins; 64 MiB */
-    uint64_t reserve_bytes;      /* free disk space that clients' produces may not use; 64 MiB */
-    size_t ids_max;              /* topics; 100,000 partitions in all */
+    int32_t default_partitions;   /* num.partitions; 1 */
+    uint64_t segment_bytes;       /* segment.bytes; 256 MiB */
+    size_t message_max;           /* max.message.bytes; 1 MiB */
+    struct log_settings settings; /* the server's values for topics that say nothing; not of those two */
+    bool auto_create;             /* for engine_topic */
+    uint64_t journal_file_bytes;  /* 16 MiB */
+    uint64_t checkpoint_bytes;    /* journal bytes after which a checkpoint begins; 64 MiB */
+    uint64_t reserve_bytes;       /* free disk space that clients' produces may not use; 64 MiB */
+    int64_t retention_check_ms;   /* how often partitions are looked at for retention; 30 s */
+    size_t ids_max;               /* topics; 100,000 partitions in all */
 };
 
 /* Zero fields mean defaults. Reads DATA (the env's root), recovers, syncs what recovery kept. HF_ECORRUPT:
@@ -67,9 +70,7 @@ const char *log_cluster_id(const struct log *l);
 struct log_topic_config {
     int32_t partitions; /* 0: default */
     bool internal;      /* ours: not listed to clients as theirs, acks=1 counts as all, LogAppendTime */
-    bool append_time;   /* message.timestamp.type=LogAppendTime */
-    size_t message_max; /* 0: default */
-    uint64_t segment_bytes;
+    struct log_settings settings;
 };
 
 typedef void log_done(void *arg, enum hf_err e);
@@ -84,11 +85,18 @@ HF_CHECK enum hf_err log_topic_create(struct log *l, hf_str name, const struct l
 HF_CHECK enum hf_err log_topic_delete(struct log *l, hf_str name, const hf_str *drop_keys, size_t drop_count,
                                       log_done *done, void *arg);
 
+/* What the topic is told to do from now on. Calls take effect in their order; done: durable, and in force.
+ * HF_ENOTFOUND, HF_EINVAL (a segment or message size that cannot be), HF_EAGAIN, HF_ENOSPC at once. */
+HF_CHECK enum hf_err log_topic_alter(struct log *l, hf_str name, const struct log_settings *settings,
+                                     log_done *done, void *arg);
+
 struct log_topic_info {
     hf_str name;
     struct log_uuid id;
     int32_t partitions;
-    struct log_topic_config config;
+    bool internal;
+    struct log_settings settings; /* every value in force; `own`: which of them the topic was told */
+    struct log_settings asked;    /* what it was told last, even if that is not yet durable: alter this */
 };
 
 /* HF_ENOTFOUND. Topics that are being created or deleted are not found. */
@@ -100,6 +108,12 @@ void log_topic_each(struct log *l, void (*fn)(void *arg, const struct log_topic_
 /* NULL if there is no such partition. The pointer stays valid until the topic is deleted: look it up for each
  * request. */
 struct log_partition *log_partition(struct log *l, hf_str topic, int32_t partition);
+
+/* Records below offset are gone from now on: the start moves there, never back. done: durable, and moved.
+ * HF_ERANGE: above the high watermark; HF_EAGAIN at once. Segments wholly below it are deleted as soon as
+ * recovery and readers need them no more. */
+HF_CHECK enum hf_err log_start_move(struct log *l, struct log_partition *p, int64_t offset, log_done *done,
+                                    void *arg);
 
 /* ---- append ---- */
 

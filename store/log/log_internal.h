@@ -1,4 +1,4 @@
-/* What the files of store/log share. The picture and the invariants [L1]..[L16]: docs/storage.md.
+/* What the files of store/log share. The picture and the invariants [L1]..[L17]: docs/storage.md.
  *
  *     log.c         open, step, close           journal.c     groups: form, write, sync, recycle
  *     append.c      one batch comes in          replay.c      reads the journal back, judges its end
@@ -10,6 +10,8 @@
  *     producer.c    idempotence                 runs.c        the far tier
  *     read.c        slices, look-ups            log_engine.c  engine.h over all this
  *     psync.c       one partition's files made durable
+ *     retention.c   what is old goes
+ *     configure.c   what topics are told       settings.c    its names and ranges
  *
  * Everything here belongs to the core thread. */
 #ifndef STORE_LOG_INTERNAL_H
@@ -98,7 +100,10 @@ struct segment {
     bool sized;            /* size, allocated and index counts are known */
     bool dirty;            /* bytes not known to be synced */
     bool index_dirty;
-    bool sealed; /* rolled */
+    bool sealed;      /* rolled */
+    bool timed;       /* max_ts is known from every batch, not from the timeindex alone */
+    int64_t first_ts; /* of the first batch; -1: not known */
+    int64_t since_us; /* when this process began to know it */
 };
 
 /* ---- completions ---- */
@@ -207,11 +212,20 @@ struct log_partition {
 
 enum topic_phase { TOPIC_CREATING, TOPIC_LIVE, TOPIC_DELETING, TOPIC_GONE };
 
+/* The settings in force: the topic's own, or the server's. */
+struct topic_config {
+    bool internal, append_time;
+    size_t message_max;
+    uint64_t segment_bytes;
+    struct log_settings settings; /* all values; `own`: the topic's */
+};
+
 struct topic {
     char name[256];
     char folded[256]; /* '.' as '_': names that differ by these only are not told apart, as in Kafka */
     struct log_uuid id;
-    struct log_topic_config config;
+    struct topic_config config;
+    struct log_settings asked; /* by the last log_topic_alter */
     int32_t partitions;
     struct log_partition **partition;
     enum topic_phase phase;
@@ -347,6 +361,19 @@ struct checkpoint {
     int64_t last_us;
 };
 
+/* ---- retention ---- */
+
+struct retention {
+    struct log_partition **row; /* of the pass under way; NULL: none */
+    size_t count, at;
+    int64_t next_us;                    /* when the next begins */
+    size_t moving;                      /* commits under way */
+    int64_t budget;                     /* of this step */
+    const struct log_partition *scan_p; /* whose headers are being read, a name only */
+    int64_t scan_base;
+    uint64_t scan_pos;
+};
+
 /* ---- runs ---- */
 
 struct run {
@@ -359,6 +386,7 @@ struct run {
 
 struct log_run_writer;
 struct creation;
+struct alteration;
 
 struct topic_watch {
     struct topic_watch *prev, *next;
@@ -391,6 +419,7 @@ struct log {
     struct journal journal;
     struct checkpoint checkpoint;
     struct state state;
+    struct retention retention;
     struct log_partition *dirty;              /* bytes not known to be synced */
     struct log_partition *flush, *flush_last; /* somebody waits for a sync */
     struct log_partition *ceilings;           /* ask for a higher ceiling */
@@ -407,6 +436,7 @@ struct log {
     struct run *runs;
     struct log_run_writer *writers; /* of runs */
     struct creation *creations;     /* of topics */
+    struct alteration *alterations; /* of their settings */
     struct log_partition *syncing;  /* partitions with a sync under way */
     size_t open_runs;
     uint64_t next_run;
@@ -477,6 +507,7 @@ void partition_note_moved(struct log_partition *p);
 void partition_wait(struct log_partition *p, struct pending *w);
 void partition_settle(struct log_partition *p);
 void partition_durable(struct log_partition *p, struct place to);
+HF_CHECK enum hf_err partition_roll(struct log_partition *p); /* whose active segment is not empty */
 void partition_start_trim(struct log_partition *p);
 void partition_start_move(struct log_partition *p, int64_t offset);
 void partition_check(struct log_partition *p);
@@ -607,11 +638,27 @@ void state_step(struct log *l);
 HF_CHECK enum hf_err commit_start(struct log *l, const struct engine_commit *c,
                                   void (*after)(struct commit *), void *after_arg, engine_done *done,
                                   void *arg);
-void commit_apply(struct commit *c);  /* its group is synced */
+void commit_apply(struct commit *c); /* its group is synced */
+void commit_move_starts(struct commit *c);
 void commit_finish(struct commit *c); /* everything of that group is applied */
 void commit_free(struct commit *c);
 
+/* retention.c */
+void retention_step(struct log *l);
+int64_t retention_wait(struct log *l);
+void retention_forget(struct log *l);
+
+/* configure.c */
+void topic_configure(struct log *l, struct topic *t, const struct log_settings *own);
+HF_CHECK enum hf_err settings_check(const struct log_settings *s); /* HF_EINVAL */
+void catalogue_key(const struct topic *t, struct hf_buf *out);
+void catalogue_value(const struct topic *t, int32_t partitions, const struct log_settings *own,
+                     struct hf_buf *out);
+HF_CHECK enum hf_err catalogue_read(hf_str value, struct log_uuid *id, struct log_topic_config *out);
+void alterations_forget(struct log *l);
+
 /* topics.c */
+bool topic_shown(const struct log *l, const struct topic *t); /* t may be NULL */
 struct topic *topic_find(struct log *l, hf_str name);
 struct topic *topic_find_id(struct log *l, const struct log_uuid *id);
 struct log_partition *topic_partition(struct log *l, hf_str name, int32_t number);

@@ -129,10 +129,17 @@ static enum hf_err roll(struct log_partition *p, uint64_t room) {
     return HF_OK;
 }
 
-/* Room for a run of n bytes and so many offsets behind the end, in one segment; rolls if need be. [L15] */
+enum hf_err partition_roll(struct log_partition *p) {
+    assert(partition_active(p)->size > 0);
+    return roll(p, 0);
+}
+
+/* Room for a run of n bytes and so many offsets behind the end, in one segment; rolls if need be. [L15]
+ * Recovery rolls only where the log had rolled, which may have been at another size than is set now: behind a
+ * boundary of its own it would not find what lies in the old segment. */
 enum hf_err partition_room(struct log_partition *p, uint64_t n, int64_t offsets) {
     struct segment *s = partition_active(p);
-    uint64_t most = p->topic->config.segment_bytes;
+    uint64_t most = p->log->open ? p->topic->config.segment_bytes : LOG_SEGMENT_MAX;
     if (n > LOG_SEGMENT_MAX / 2) return HF_ELIMIT;
     bool full = s->size + n > most || p->end.offset + offsets - s->base > INT32_MAX;
     if (full && s->size > 0) return roll(p, n);
@@ -262,7 +269,7 @@ void partition_start_trim(struct log_partition *p) {
     }
 }
 
-/* Nothing below offset is kept. Retention will move the start here, too. */
+/* Nothing below offset is kept. */
 void partition_start_move(struct log_partition *p, int64_t offset) {
     if (offset > p->high.offset) offset = p->high.offset;
     if (offset <= p->start) return;

@@ -23,6 +23,7 @@
 struct tail {
     int64_t *base;
     size_t count, at, cap;
+    const struct segment *reserved; /* whose room up to the file's size is there */
 };
 
 static enum hf_err refuse(struct log_partition *p, uint64_t pos, const char *why) {
@@ -106,6 +107,7 @@ static enum hf_err add_segments(struct log_partition *p, const struct facts *f) 
     active->timeindex.entries = active->timeindex.written = f->time_entries;
     active->max_ts = f->max_ts;
     active->max_ts_offset = f->max_ts_offset;
+    active->timed = true;
     return HF_OK;
 }
 
@@ -178,7 +180,19 @@ static enum hf_err follow_roll(struct log_partition *p) {
     if (!s) return e ? e : HF_ENOMEM;
     e = segment_open(s);
     if (!e) e = index_cut(s, 0, 0, s->base);
+    s->timed = true; /* every batch comes by below */
     p->end = (struct place){s, 0, s->base};
+    return e;
+}
+
+/* The size that a crash left may lie over a hole: the cut of a roll came to the disk in part. What is behind
+ * the end is to be room, as [L15] demands, before it is written. */
+static enum hf_err reserve(struct log_partition *p) {
+    struct segment *s = p->end.seg;
+    if (p->tail->reserved == s) return HF_OK;
+    enum hf_err e = segment_open(s);
+    if (!e && s->allocated > 0) e = env_allocate(s->file, 0, s->allocated);
+    if (!e) p->tail->reserved = s;
     return e;
 }
 
@@ -186,7 +200,8 @@ static enum hf_err follow_roll(struct log_partition *p) {
 static enum hf_err keep(struct log_partition *p, const uint8_t *bytes, const struct batch_info *b,
                         bool write) {
     int64_t last = p->end.offset + b->last_offset_delta;
-    enum hf_err e = partition_room(p, b->size, (int64_t)b->last_offset_delta + 1);
+    enum hf_err e = reserve(p);
+    if (!e) e = partition_room(p, b->size, (int64_t)b->last_offset_delta + 1);
     if (!e && b->producer_id >= 0) e = producer_room(p, b->producer_id);
     if (e) return e;
     if (write) segment_write(p->end.seg, p->end.pos, bytes, b->size);

@@ -34,6 +34,8 @@ struct segment *segment_add(struct log_partition *p, int64_t base) {
     s->base = base;
     s->max_ts = s->time_last = -1;
     s->max_ts_offset = base;
+    s->first_ts = -1;
+    s->since_us = env_mono_us(p->log->env);
     s->step = LOG_ALLOC_MIN;
     assert(!p->segments || p->segments->prev->base < base);
     DL_APPEND(p->segments, s);
@@ -156,7 +158,7 @@ static enum hf_err allocate(struct segment *s, uint64_t upto) {
 
 static enum hf_err map(struct segment *s, uint64_t upto) {
     uint64_t n = s->p->topic->config.segment_bytes;
-    if (n < upto) n = upto;
+    if (n < upto) n = upto + LOG_ALLOC_MAX; /* written before segment.bytes was made smaller */
     n = (n + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
     if (s->map.p && s->map.n >= upto) return HF_OK;
     segment_unmap(s);
@@ -188,7 +190,7 @@ enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
         segment_remove(s, true);
         return e;
     }
-    s->dirty = true;
+    s->dirty = s->timed = true;
     p->dirty_dir = true;
     partition_mark_dirty(p);
     *out = s;
@@ -209,7 +211,7 @@ enum hf_err segment_first(struct log_partition *p, struct segment **out) {
         return e;
     }
     env_close(f);
-    s->sized = true;
+    s->sized = s->timed = true;
     *out = s;
     return HF_OK;
 }

@@ -17,13 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum {
-    TOPIC_VALUE = 16 + 4 + 1 + 4 + 8,
-    FLAG_INTERNAL = 1,
-    FLAG_APPEND_TIME = 2,
-    METADATA_MAX = 128,
-    CREATE_AT_A_TIME = 16
-};
+enum { METADATA_MAX = 128, CREATE_AT_A_TIME = 16 };
 
 void base64url(const uint8_t b[16], char out[24]) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -62,29 +56,30 @@ struct log_partition *topic_partition(struct log *l, hf_str name, int32_t number
     return t && number >= 0 && number < t->partitions ? t->partition[number] : NULL;
 }
 
-static bool shown(const struct log *l, const struct topic *t) {
+bool topic_shown(const struct log *l, const struct topic *t) {
     return t && t->phase == TOPIC_LIVE && t != l->state_topic;
 }
 
 static void describe(const struct topic *t, struct log_topic_info *out) {
-    *out = (struct log_topic_info){hf_str_of(t->name), t->id, t->partitions, t->config};
+    *out = (struct log_topic_info){hf_str_of(t->name), t->id,   t->partitions, t->config.internal,
+                                   t->config.settings, t->asked};
 }
 
 struct log_partition *log_partition(struct log *l, hf_str topic, int32_t partition) {
     struct log_partition *p = topic_partition(l, topic, partition);
-    return p && shown(l, p->topic) ? p : NULL;
+    return p && topic_shown(l, p->topic) ? p : NULL;
 }
 
 enum hf_err log_topic(struct log *l, hf_str name, struct log_topic_info *out) {
     const struct topic *t = topic_find(l, name);
-    if (!shown(l, t)) return HF_ENOTFOUND;
+    if (!topic_shown(l, t)) return HF_ENOTFOUND;
     describe(t, out);
     return HF_OK;
 }
 
 enum hf_err log_topic_by_id(struct log *l, struct log_uuid id, struct log_topic_info *out) {
     const struct topic *t = topic_find_id(l, &id);
-    if (!shown(l, t)) return HF_ENOTFOUND;
+    if (!topic_shown(l, t)) return HF_ENOTFOUND;
     describe(t, out);
     return HF_OK;
 }
@@ -99,7 +94,7 @@ void log_topic_each(struct log *l, void (*fn)(void *arg, const struct log_topic_
     struct topic *t, *next;
     HASH_ITER (hh, l->topics, t, next) {
         struct log_topic_info info;
-        if (!shown(l, t)) continue;
+        if (!topic_shown(l, t)) continue;
         describe(t, &info);
         fn(arg, &info);
     }
@@ -154,7 +149,8 @@ static enum hf_err topic_new(struct log *l, hf_str name, const struct log_topic_
     if (!t) return HF_ENOMEM;
     memcpy(t->name, name.p, name.n);
     fold(t->name, t->folded);
-    t->config = *config;
+    t->config.internal = config->internal;
+    topic_configure(l, t, &config->settings);
     t->id = *id;
     t->next_sequence = 1;
     t->last_time_ms = -1;
@@ -181,13 +177,10 @@ static enum hf_err topic_new(struct log *l, hf_str name, const struct log_topic_
 
 enum hf_err topics_init(struct log *l) {
     static const struct log_uuid id = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2}};
-    struct log_topic_config config = {
-        .partitions = 1,
-        .internal = true,
-        .append_time = true,
-        .message_max = (size_t)ENGINE_COMMIT_BYTES * 2,
-        .segment_bytes = l->o.segment_bytes < (16 << 20) ? l->o.segment_bytes : (16 << 20),
-    };
+    struct log_topic_config config = {.partitions = 1, .internal = true};
+    uint64_t size = l->o.segment_bytes < (16 << 20) ? l->o.segment_bytes : (16 << 20);
+    log_settings_put(&config.settings, LOG_MESSAGE_MAX, (int64_t)ENGINE_COMMIT_BYTES * 2);
+    log_settings_put(&config.settings, LOG_SEGMENT_BYTES, (int64_t)size);
     enum hf_err e = topic_new(l, HF_STR(LOG_STATE_TOPIC), &config, &id, &l->state_topic);
     if (e) return e;
     l->state_topic->phase = TOPIC_LIVE;
@@ -205,20 +198,6 @@ void topics_free(struct log *l) {
 
 /* ---- what the catalogue says ---- */
 
-static void key_of(const struct topic *t, struct hf_buf *out) {
-    hf_buf_str(out, HF_STR("topic/"));
-    hf_buf_str(out, hf_str_of(t->name));
-}
-
-static void encode(const struct topic *t, struct hf_buf *out) {
-    hf_buf_put(out, t->id.b, sizeof t->id.b);
-    hf_buf_be32(out, (uint32_t)t->partitions);
-    hf_buf_u8(out, (uint8_t)((t->config.internal ? FLAG_INTERNAL : 0) |
-                             (t->config.append_time ? FLAG_APPEND_TIME : 0)));
-    hf_buf_be32(out, (uint32_t)t->config.message_max);
-    hf_buf_be64(out, t->config.segment_bytes);
-}
-
 struct loading {
     struct log *l;
     enum hf_err e;
@@ -227,22 +206,15 @@ struct loading {
 static void load_one(void *arg, hf_str key, hf_str value) {
     struct loading *x = arg;
     if (x->e) return;
-    struct hf_reader r = hf_reader_of(value.p, value.n);
     struct log_uuid id;
-    hf_str bytes = hf_read_bytes(&r, sizeof id.b);
-    struct log_topic_config c = {.partitions = (int32_t)hf_read_be32(&r)};
-    uint8_t flags = hf_read_u8(&r);
-    c.message_max = hf_read_be32(&r);
-    c.segment_bytes = hf_read_be64(&r);
-    c.internal = flags & FLAG_INTERNAL;
-    c.append_time = flags & FLAG_APPEND_TIME;
+    struct log_topic_config c;
+    x->e = catalogue_read(value, &id, &c);
     hf_str name = hf_str_make(key.p + 6, key.n - 6);
-    if (r.bad || !hf_topic_name_ok(name) || c.partitions < 1 || c.partitions > LOG_TOPIC_PARTITIONS) {
+    if (x->e || !hf_topic_name_ok(name)) {
         env_log(x->l->env, ENV_ERROR, "catalogue_damaged", "key=\"%.*s\"", (int)key.n, key.p);
         x->e = HF_ECORRUPT;
         return;
     }
-    memcpy(id.b, bytes.p, sizeof id.b);
     struct topic *t;
     x->e = topic_new(x->l, name, &c, &id, &t);
     if (!x->e) t->phase = TOPIC_LIVE;
@@ -475,10 +447,8 @@ static void live(struct commit *c) {
 static void commit_topic(struct creation *x) {
     env_point(x->l->env, "topic.folders_synced");
     struct hf_buf key, value;
-    hf_buf_init(&key, 512);
-    hf_buf_init(&value, TOPIC_VALUE);
-    key_of(x->t, &key);
-    encode(x->t, &value);
+    catalogue_key(x->t, &key);
+    catalogue_value(x->t, x->t->partitions, &x->t->asked, &value);
     enum hf_err e = hf_buf_failed(&key) ? hf_buf_failed(&key) : hf_buf_failed(&value);
     struct engine_put put = {hf_buf_view(&key), hf_buf_view(&value)};
     struct engine_commit c = {.now_ms = env_wall_ms(x->l->env), .puts = &put, .put_count = 1};
@@ -551,15 +521,7 @@ static enum hf_err settle_config(struct log *l, hf_str name, struct log_topic_co
     if (!hf_topic_name_ok(name) || hf_str_eq(name, HF_STR(LOG_STATE_TOPIC))) return HF_EINVAL;
     if (hf_topic_is_ours(name)) c->internal = true;
     if (c->partitions == 0) c->partitions = l->o.default_partitions;
-    if (c->message_max == 0) c->message_max = l->o.message_max;
-    if (c->segment_bytes == 0) {
-        c->segment_bytes = l->o.segment_bytes;
-        if (c->internal && c->segment_bytes > LOG_INTERNAL_SEGMENT) c->segment_bytes = LOG_INTERNAL_SEGMENT;
-    }
-    if (c->internal) c->append_time = true;
-    if (c->partitions < 1 || c->segment_bytes > LOG_SEGMENT_MAX / 2 || c->segment_bytes < 1024)
-        return HF_EINVAL;
-    if (c->message_max < 64 || c->message_max > (512 << 20)) return HF_EINVAL;
+    if (c->partitions < 1 || settings_check(&c->settings)) return HF_EINVAL;
     if (c->partitions > LOG_TOPIC_PARTITIONS) return HF_ELIMIT;
     return l->partition_count + (size_t)c->partitions > LOG_PARTITIONS_MAX ? HF_ELIMIT : HF_OK;
 }
@@ -646,12 +608,11 @@ static void deleted(struct commit *c) {
 enum hf_err log_topic_delete(struct log *l, hf_str name, const hf_str *drop_keys, size_t drop_count,
                              log_done *done, void *arg) {
     struct topic *t = topic_find(l, name);
-    if (!shown(l, t)) return HF_ENOTFOUND;
+    if (!topic_shown(l, t)) return HF_ENOTFOUND;
     struct engine_put *puts = calloc(drop_count + 1, sizeof *puts);
     if (!puts) return HF_ENOMEM;
     struct hf_buf key;
-    hf_buf_init(&key, 512);
-    key_of(t, &key);
+    catalogue_key(t, &key);
     puts[0] = (struct engine_put){hf_buf_view(&key), {0}};
     for (size_t i = 0; i < drop_count; i++) puts[i + 1] = (struct engine_put){drop_keys[i], {0}};
     struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = puts, .put_count = drop_count + 1};

@@ -83,8 +83,7 @@ static void on_created(void *arg, enum hf_err e) {
 
 static bool create(struct run *r, const char *name, int32_t partitions, bool internal) {
     int done = 0;
-    struct log_topic_config config = {
-        .partitions = partitions, .internal = internal, .append_time = internal};
+    struct log_topic_config config = {.partitions = partitions, .internal = internal};
     enum hf_err e = log_topic_create(r->log, hf_str_of(name), &config, on_created, &done);
     if (e == HF_EEXIST) return true;
     if (fails(r, e, "create")) return false;

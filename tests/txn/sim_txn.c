@@ -242,7 +242,7 @@ static bool start(struct sim_run *r) {
     if (e) CHECK(hf_sim_dead(r->sim));
     if (e) return false;
     r->engine = log_engine(r->log);
-    struct log_topic_config config = {.partitions = 1, .internal = true, .append_time = true};
+    struct log_topic_config config = {.partitions = 1, .internal = true};
     e = log_topic_create(r->log, HF_STR(HF_TOPIC_TXN), &config, on_created, NULL);
     look(r, false);
     struct txn_options o = {.check_after_ms = CHECK_MS, .check_interval_ms = CHECK_MS};

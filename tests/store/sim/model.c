@@ -8,6 +8,7 @@
 void model_init(struct model *m, uint64_t seed) {
     m->seed = seed;
     m->broken = m->syncs_failed = false;
+    m->wall_max_ms = 0;
     m->message_count = m->commit_count = m->settled = m->burnt_count = m->run_count = m->id_count = 0;
     memset(m->topics, 0, sizeof m->topics);
     memset(m->state, 0, sizeof m->state);
@@ -161,7 +162,8 @@ int64_t model_offset_at(const struct model *m, int topic, int partition, int64_t
         const struct message *x = &m->messages[i];
         if (x->topic != topic || x->partition != partition || !alive(m, x) || !x->found) continue;
         if (x->time_ms < 0) return -2;
-        if (x->time_ms >= ms && (first < 0 || x->base < first)) first = x->base;
+        int64_t start = m->topics[topic].released[partition], at = x->base < start ? start : x->base;
+        if (x->time_ms >= ms && (first < 0 || at < first)) first = at;
     }
     return first;
 }
@@ -263,11 +265,52 @@ static int64_t low_water(const struct model *m, int topic, int partition) {
     return t->released[partition] > t->asked[partition] ? t->released[partition] : t->asked[partition];
 }
 
+/* Bytes of messages behind this one, at least those that were ever known to be there; records are small, so a
+ * batch has some hundred bytes. */
+static int64_t bytes_behind(const struct model *m, const struct message *x) {
+    int64_t n = 0;
+    for (uint32_t i = 0; i < m->message_count; i++) {
+        const struct message *y = &m->messages[i];
+        uint8_t batch[KBATCH_MAX];
+        if (!same_partition(x, y) || y == x || y->fate == FATE_REFUSED) continue;
+        if (y->base >= 0 && y->base < x->base) continue;
+        n += (int64_t)kbatch_make(y->id, y->count, &y->producer, batch);
+    }
+    return n;
+}
+
+/* Whether the topic's retention, as it ever was, lets a message go. Bytes count whole segments. */
+static bool retention_allows(const struct model *m, const struct message *x) {
+    const struct model_topic *t = &m->topics[x->topic];
+    bool by_time = t->keep_ms < INT64_MAX && (x->time_ms < 0 || m->wall_max_ms - x->time_ms > t->keep_ms);
+    return by_time || (t->keep_bytes < INT64_MAX && bytes_behind(m, x) >= t->keep_bytes);
+}
+
 void model_start_is(struct model *m, int topic, int partition, int64_t start) {
-    if (start > low_water(m, topic, partition))
-        model_broken(m, "M1", "%s-%d starts at %lld, needed from %lld", m->topics[topic].name, partition,
-                     (long long)start, (long long)low_water(m, topic, partition));
+    struct model_topic *t = &m->topics[topic];
+    int64_t low = low_water(m, topic, partition);
+    if (start < t->released[partition])
+        model_broken(m, "M14", "%s-%d starts at %lld again, was at %lld", t->name, partition,
+                     (long long)start, (long long)t->released[partition]);
+    for (uint32_t i = 0; i < m->message_count && start > low; i++) {
+        const struct message *x = &m->messages[i];
+        if (x->topic != topic || x->partition != partition || !alive(m, x) || x->base < low) continue;
+        if (x->base < start && !retention_allows(m, x))
+            model_broken(m, "M14", "%s-%d starts at %lld, needed from %lld, where message %u is", t->name,
+                         partition, (long long)start, (long long)x->base, x->id);
+    }
+    if (start > low && t->internal)
+        model_broken(m, "M1", "%s-%d starts at %lld, needed from %lld", t->name, partition, (long long)start,
+                     (long long)low);
     if (start > m->topics[topic].released[partition]) m->topics[topic].released[partition] = start;
+}
+
+void model_altered_is(struct model *m, int topic, int64_t number) {
+    struct model_topic *t = &m->topics[topic];
+    if (number < t->altered || number > t->alter_asked)
+        model_broken(m, "M15", "%s has the settings of change %lld, should be %lld to %lld", t->name,
+                     (long long)number, (long long)t->altered, (long long)t->alter_asked);
+    t->altered = t->alter_asked = number;
 }
 
 void model_sweep_begin(struct model *m) {
@@ -414,8 +457,9 @@ static void settle_commits(struct model *m, model_value_of *value_of, void *arg)
 }
 
 void model_sweep_end(struct model *m, bool power, model_value_of *value_of, void *arg) {
+    /* What was asked for and not answered has moved the starts, which are known now, or never happened. */
+    for (int t = 0; t < TOPICS; t++) memset(m->topics[t].asked, 0, sizeof m->topics[t].asked);
     if (!m->broken) settle_commits(m, value_of, arg);
     for (uint32_t i = 0; i < m->message_count && !m->broken; i++) settle_message(m, &m->messages[i], power);
-    for (int t = 0; t < TOPICS; t++) memset(m->topics[t].asked, 0, sizeof m->topics[t].asked);
     m->syncs_failed = false;
 }

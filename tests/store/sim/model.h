@@ -15,6 +15,9 @@
  *   M10  a topic is there if its creation was answered and its deletion was not; a new one has a new id
  *   M11  a run that a commit named is there with its bytes, one that no commit named is not
  *   M12  the end of a partition never goes back below what was given out
+ *   M14  the start of a partition never goes back; what is below it was deleted by a client, or is what the
+ *        topic's retention let go
+ *   M15  a topic's settings are those of the last change that was answered, or of a later one
  *   M13  leader epochs rise along offsets and are listed; look-ups by time give the first such record
  *
  * M0 is everything else: a store that does not open, or fails without a fault. */
@@ -75,6 +78,8 @@ struct model_topic {
     bool uuid_known;
     int64_t released[PARTITIONS]; /* records below may be gone */
     int64_t asked[PARTITIONS];    /* by commits not yet answered, the highest */
+    int64_t keep_ms, keep_bytes;  /* the least that it was ever told to keep; INT64_MAX: all */
+    int64_t altered, alter_asked; /* numbers of the last change that was answered, and asked for */
 };
 
 struct commit_run {
@@ -118,8 +123,9 @@ struct model {
     int32_t topic_keys[TOPICS];
     struct commit_run runs[RUNS_MAX];
     uint32_t run_count;
-    bool syncs_failed; /* since the last start: clean pages may have left the cache */
-    int64_t ids[64];   /* producer ids given out */
+    int64_t wall_max_ms; /* what the clock showed at most */
+    bool syncs_failed;   /* since the last start: clean pages may have left the cache */
+    int64_t ids[64];     /* producer ids given out */
     uint32_t id_count;
 };
 
@@ -155,8 +161,11 @@ void model_uncommitted(struct model *m, struct model_commit *c, bool refused);
 void model_crashed(struct model *m);
 /* 2. Topics are told one by one (model_topic_is), then every record of every partition. */
 void model_topic_is(struct model *m, int topic, bool there, const uint8_t uuid[16]);
-/* M1: a partition starts where commits allow; an unknown one may have moved it. */
+/* M14, M1: a partition starts where commits, clients and retention allow; one that was not answered may have
+ * moved it. */
 void model_start_is(struct model *m, int topic, int partition, int64_t start);
+/* M15 */
+void model_altered_is(struct model *m, int topic, int64_t number);
 void model_sweep_begin(struct model *m);
 void model_sweep_record(struct model *m, int topic, int partition, const struct krecord *r);
 /* 3. Decides every unknown; `power`: the crash was one. value_of tells what the store holds: under a key,

@@ -61,6 +61,7 @@ const char *const run_points[] = {
     "segment.created",
     "segment.rolled",
     "store.made",
+    "topic.altered",
     "topic.deleted",
     "topic.folders_synced",
     NULL,
@@ -196,7 +197,10 @@ static void draw_options(struct run *r) {
         .journal_file_bytes = journals[run_below(r, 3)],
         .checkpoint_bytes = (uint64_t)8192 << run_below(r, 4),
         .reserve_bytes = 16 << 10,
+        .retention_check_ms = 1 + (int64_t)run_below(r, 50),
     };
+    log_settings_put(&r->options.settings, LOG_RETENTION_MS, -1);
+    log_settings_put(&r->options.settings, LOG_SEGMENT_MS, 3600000);
 }
 
 void run_last_look(struct run *r, struct run_totals *totals) {

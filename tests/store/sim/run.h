@@ -26,7 +26,15 @@ struct attempt {
     struct model_commit *commit;
     struct producer_sim *producer;
     bool durable;
-    int topic; /* created or deleted */
+    int topic; /* created, deleted, altered */
+    int partition;
+    int64_t number; /* of the change, or the new start */
+};
+
+/* A slice that a reader still holds. */
+struct pinned {
+    struct log_slice slice;
+    uint64_t sum; /* of its bytes */
 };
 
 struct producer_sim {
@@ -52,7 +60,7 @@ struct run {
     struct attempt attempts[ATTEMPTS_MAX];
     size_t attempt_count;
     struct producer_sim producers[PRODUCERS];
-    struct log_pin *pins[PINS];
+    struct pinned pins[PINS];
     uint32_t operations, crashes;
     uint64_t durable_in_ten; /* how many plain appends ask for acks=all */
     bool verbose;
@@ -66,7 +74,8 @@ struct run {
 /* What happened over all seeds, to see that the workload reaches what it should. */
 struct run_totals {
     uint64_t seeds, operations, crashes, power_losses, recoveries_crashed, messages, commits, reads, records,
-        duplicates, resent, topics_created, topics_deleted, clean_stops, failures, checkpoints, lost, refused;
+        duplicates, resent, topics_created, topics_deleted, altered, starts_moved, clean_stops, failures,
+        checkpoints, lost, refused;
 };
 
 extern const char *const run_points[]; /* NULL-terminated */
@@ -99,13 +108,16 @@ void run_note(struct run *r, const char *fmt, ...) HF_PRINTF(2, 3);
 void work_start(struct run *r);  /* at the beginning of a seed */
 void work_resume(struct run *r); /* after each start of the store */
 void work_step(struct run *r, struct run_totals *totals);
-void work_stop(struct run *r); /* releases pins */
+void work_stop(struct run *r);                                   /* releases pins */
+int64_t work_settings_number(const struct log_topic_info *info); /* of the change that made them */
 
 /* Reads batches of a partition from `offset` on: at most one slice. Calls fn for each record, with the
  * message's bytes compared. *next is the offset behind the last batch; HF_EEND: nothing there. */
 HF_CHECK enum hf_err sweep_slice(struct run *r, int topic, int partition, int64_t offset, size_t max_bytes,
                                  void (*fn)(struct run *r, int topic, int partition, const struct krecord *k),
-                                 int64_t *next, struct log_pin **pin);
+                                 int64_t *next, struct pinned *pin);
+/* Lets go of it, after a last look: the bytes are what they were (M8). */
+void sweep_unpin(struct run *r, struct pinned *pin);
 void sweep_all(struct run *r);
 void sweep_cursor(struct run *r, int topic, int partition, int64_t from, size_t limit);
 void sweep_run_bytes(uint32_t seed, uint64_t from, uint8_t *out, size_t n);

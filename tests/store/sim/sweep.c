@@ -75,9 +75,15 @@ static int64_t read_batches(struct slice_reading *s, const uint8_t *p, size_t n,
     return expected;
 }
 
+static uint64_t sum_of(const uint8_t *p, size_t n) {
+    uint64_t sum = n;
+    for (size_t i = 0; i < n; i++) sum = (sum ^ p[i]) * UINT64_C(1099511628211);
+    return sum;
+}
+
 enum hf_err sweep_slice(struct run *r, int topic, int partition, int64_t offset, size_t max_bytes,
                         void (*fn)(struct run *r, int topic, int partition, const struct krecord *k),
-                        int64_t *next, struct log_pin **pin) {
+                        int64_t *next, struct pinned *pin) {
     static uint8_t bytes[SLICE_MAX];
     struct log_partition *p = log_partition(r->log, topic_name(r, topic), partition);
     struct log_slice slice = {0};
@@ -100,11 +106,23 @@ enum hf_err sweep_slice(struct run *r, int topic, int partition, int64_t offset,
     } else if (!e) {
         e = HF_EEND;
     }
-    if (pin && !*pin && slice.pin)
-        *pin = slice.pin;
+    if (pin && !pin->slice.pin && slice.pin && !e)
+        *pin = (struct pinned){slice, sum_of(bytes, got)};
     else if (slice.pin)
         log_pin_release(slice.pin);
     return e;
+}
+
+void sweep_unpin(struct run *r, struct pinned *pin) {
+    static uint8_t bytes[SLICE_MAX];
+    size_t got;
+    if (!pin->slice.pin) return;
+    if (env_read(pin->slice.file, pin->slice.position, bytes, pin->slice.size, &got) == HF_OK &&
+        (got != pin->slice.size || sum_of(bytes, got) != pin->sum))
+        model_broken(r->model, "M8", "a slice at %lld changed while it was read",
+                     (long long)pin->slice.first_offset);
+    log_pin_release(pin->slice.pin);
+    *pin = (struct pinned){0};
 }
 
 /* ---- cursors ---- */
@@ -307,6 +325,7 @@ void sweep_all(struct run *r) {
         struct log_topic_info info;
         bool there = log_topic(r->log, topic_name(r, t), &info) == HF_OK;
         model_topic_is(m, t, there, there ? info.id.b : NULL);
+        if (there) model_altered_is(m, t, work_settings_number(&info));
         for (int p = 0; there && p < m->topics[t].partitions && !m->broken; p++) sweep_partition(r, t, p);
     }
     if (m->broken || hf_sim_dead(r->sim)) return;

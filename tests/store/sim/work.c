@@ -376,12 +376,14 @@ static void create_topic(struct run *r, int topic, struct run_totals *totals) {
     struct attempt *a = attempt(r);
     if (t->phase != TOPIC_NONE || !a) return;
     a->topic = topic;
-    struct log_topic_config config = {
-        .partitions = t->partitions, .internal = t->internal, .append_time = t->append_time};
+    struct log_topic_config config = {.partitions = t->partitions, .internal = t->internal};
+    if (t->append_time) log_settings_put(&config.settings, LOG_TIMESTAMP_TYPE, 1);
     t->phase = TOPIC_CREATING;
     t->generation++;
     memset(t->released, 0, sizeof t->released);
     memset(t->asked, 0, sizeof t->asked);
+    t->keep_ms = t->keep_bytes = INT64_MAX;
+    t->altered = t->alter_asked = 0;
     enum hf_err e = log_topic_create(r->log, topic_name(r, topic), &config, created, a);
     run_note(r, "create %s: %s", t->name, hf_err_name(e));
     if (e == HF_OK) totals->topics_created++;
@@ -423,6 +425,94 @@ static void change_topics(struct run *r, struct run_totals *totals) {
         delete_topic(r, topic, totals);
 }
 
+/* ---- settings, and what they do ---- */
+
+/* The number of a change travels in a setting that has no effect. */
+int64_t work_settings_number(const struct log_topic_info *info) {
+    return log_settings_has(&info->settings, LOG_DELETE_RETENTION)
+               ? info->settings.value[LOG_DELETE_RETENTION]
+               : 0;
+}
+
+static void altered(void *arg, enum hf_err e) {
+    struct attempt *a = arg;
+    struct model_topic *t = &a->run->model->topics[a->topic];
+    struct log_topic_info info;
+    run_note(a->run, "topic %s altered: %s", t->name, hf_err_name(e));
+    if (e || t->phase != TOPIC_LIVE) return;
+    if (log_topic(a->run->log, topic_name(a->run, a->topic), &info) == HF_OK &&
+        work_settings_number(&info) < a->number)
+        model_broken(a->run->model, "M15", "change %lld of %s was answered and is not in force",
+                     (long long)a->number, t->name);
+    if (a->number > t->altered) t->altered = a->number;
+}
+
+static void draw_settings(struct run *r, struct model_topic *t, struct log_settings *s) {
+    static const int64_t bytes[] = {0, 500, 3000, 20000}, segment_ms[] = {10, 1000, 60000};
+    int64_t now_ms = env_wall_ms(r->env);
+    if (run_one_in(r, 3)) {
+        int64_t keep_ms = run_one_in(r, 3) ? (int64_t)run_below(r, 5000)
+                                           : now_ms - kbatch_time(0) - (int64_t)run_below(r, 1000);
+        if (keep_ms < 0) keep_ms = 0;
+        log_settings_put(s, LOG_RETENTION_MS, keep_ms);
+        if (keep_ms < t->keep_ms) t->keep_ms = keep_ms;
+    }
+    if (run_one_in(r, 3)) {
+        int64_t keep = bytes[run_below(r, 4)];
+        log_settings_put(s, LOG_RETENTION_BYTES, keep);
+        if (keep < t->keep_bytes) t->keep_bytes = keep;
+    }
+    if (run_one_in(r, 2)) log_settings_put(s, LOG_SEGMENT_MS, segment_ms[run_below(r, 3)]);
+    if (run_one_in(r, 4)) log_settings_put(s, LOG_SEGMENT_BYTES, (int64_t)2048 << run_below(r, 6));
+}
+
+static void alter_topic(struct run *r, struct run_totals *totals) {
+    int topic = (int)run_below(r, TOPICS);
+    struct model_topic *t = &r->model->topics[topic];
+    if (t->phase != TOPIC_LIVE || t->internal) return;
+    struct attempt *a = attempt(r);
+    if (!a) return;
+    struct log_settings s = {0};
+    a->topic = topic;
+    a->number = t->alter_asked + 1;
+    log_settings_put(&s, LOG_DELETE_RETENTION, a->number);
+    draw_settings(r, t, &s);
+    if (t->append_time) log_settings_put(&s, LOG_TIMESTAMP_TYPE, 1); /* the model knows one kind of time */
+    t->alter_asked = a->number;
+    enum hf_err e = log_topic_alter(r->log, topic_name(r, topic), &s, altered, a);
+    run_note(r, "alter %s, change %lld, keep %lld ms %lld bytes: %s", t->name, (long long)a->number,
+             (long long)(log_settings_has(&s, LOG_RETENTION_MS) ? s.value[LOG_RETENTION_MS] : -1),
+             (long long)(log_settings_has(&s, LOG_RETENTION_BYTES) ? s.value[LOG_RETENTION_BYTES] : -1),
+             hf_err_name(e));
+    totals->altered += !e;
+}
+
+static void start_moved(void *arg, enum hf_err e) {
+    struct attempt *a = arg;
+    struct model_topic *t = &a->run->model->topics[a->topic];
+    run_note(a->run, "%s-%d deleted up to %lld: %s", t->name, a->partition, (long long)a->number,
+             hf_err_name(e));
+    if (!e && t->released[a->partition] < a->number) t->released[a->partition] = a->number;
+}
+
+static void delete_records(struct run *r, struct run_totals *totals) {
+    int topic, partition;
+    struct log_bounds b;
+    if (!draw_partition(r, false, &topic, &partition) || r->model->topics[topic].internal) return;
+    struct log_partition *p = log_partition(r->log, topic_name(r, topic), partition);
+    struct attempt *a = p ? attempt(r) : NULL;
+    if (!a) return;
+    struct model_topic *t = &r->model->topics[topic];
+    log_bounds(p, &b);
+    a->topic = topic;
+    a->partition = partition;
+    a->number = run_one_in(r, 4) ? b.high : b.start + (int64_t)run_below(r, (uint64_t)(b.high - b.start + 1));
+    if (t->asked[partition] < a->number) t->asked[partition] = a->number;
+    enum hf_err e = log_start_move(r->log, p, a->number, start_moved, a);
+    run_note(r, "delete %s-%d up to %lld: %s", t->name, partition, (long long)a->number, hf_err_name(e));
+    totals->starts_moved += !e;
+}
+
 /* ---- readers ---- */
 
 static void shown(struct run *r, int topic, int partition, const struct krecord *k) {
@@ -448,8 +538,8 @@ static void read_somewhere(struct run *r, struct run_totals *totals) {
     if (b.high == b.start) return;
     int64_t back = 1 + (int64_t)run_below(r, 60);
     int64_t at = b.high - back > b.start ? b.high - back : b.start;
-    struct log_pin **pin = &r->pins[run_below(r, PINS)];
-    bool keep = run_one_in(r, 8) && !*pin;
+    struct pinned *pin = &r->pins[run_below(r, PINS)];
+    bool keep = run_one_in(r, 4) && !pin->slice.pin;
     enum hf_err e = sweep_slice(r, topic, partition, at, run_below(r, 6000), shown, &at, keep ? pin : NULL);
     if (e && e != HF_EEND && !hf_sim_dead(r->sim) && !hf_sim_failed(r->sim))
         model_broken(r->model, "M1", "reading %s-%d below its high watermark: %s",
@@ -457,9 +547,7 @@ static void read_somewhere(struct run *r, struct run_totals *totals) {
 }
 
 static void release_pin(struct run *r) {
-    struct log_pin **pin = &r->pins[run_below(r, PINS)];
-    if (*pin) log_pin_release(*pin);
-    *pin = NULL;
+    sweep_unpin(r, &r->pins[run_below(r, PINS)]);
 }
 
 /* ---- time and the disk ---- */
@@ -501,6 +589,7 @@ void work_start(struct run *r) {
     };
     static const uint64_t durable_in_ten[] = {0, 1, 5, 9};
     memcpy(r->model->topics, topics, sizeof topics);
+    for (int i = 0; i < TOPICS; i++) r->model->topics[i].keep_ms = r->model->topics[i].keep_bytes = INT64_MAX;
     r->durable_in_ten = durable_in_ten[run_below(r, 4)];
     for (size_t i = 0; i < PRODUCERS; i++) producer_renew(&r->producers[i]);
 }
@@ -528,14 +617,20 @@ void work_step(struct run *r, struct run_totals *totals) {
         release_pin(r);
     else if (what < 62)
         fill_or_free_disk(r);
+    else if (what < 64)
+        alter_topic(r, totals);
+    else if (what < 66)
+        delete_records(r, totals);
     else
         pass_time(r);
-    r->operations += what < 62;
+    r->operations += what < 66;
+    int64_t now_ms = env_wall_ms(r->env);
+    if (now_ms > r->model->wall_max_ms) r->model->wall_max_ms = now_ms;
 }
 
 void work_stop(struct run *r) {
     for (size_t i = 0; i < PINS; i++) {
-        if (r->pins[i]) log_pin_release(r->pins[i]);
-        r->pins[i] = NULL;
+        if (r->pins[i].slice.pin) log_pin_release(r->pins[i].slice.pin);
+        r->pins[i] = (struct pinned){0};
     }
 }
