@@ -99,7 +99,11 @@ static struct journal_file *file_new(struct journal *j) {
     enum hf_err e = env_open(j->log->env, path, ENV_CREATE, &f->file);
     if (!e) e = env_allocate(f->file, 0, f->size);
     if (!e) return f;
-    if (f->file) env_close(f->file);
+    if (f->file) { /* a full disk is tried again and again: nothing of a try may stay */
+        env_close(f->file);
+        enum hf_err gone = env_unlink(j->log->env, path);
+        if (gone) e = gone;
+    }
     free(f);
     if (e != HF_ENOSPC) log_fail(j->log, e, path);
     return NULL;
