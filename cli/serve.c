@@ -14,22 +14,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* A page of a mapped file could not be read or had no room: memory shows bytes that the disk does not have.
- * Nothing that follows could be believed; the next start recovers (docs/storage.md, rule 5). */
-static void on_bus_error(int number) {
-    static const char line[] =
-        "holdfast serve: SIGBUS: the disk failed under a mapped file; stopping at once\n";
-    (void)number;
-    if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0) _exit(CLI_FAILED);
-    _exit(CLI_FAILED);
-}
-
-static void set_signals(void) {
-    struct sigaction bus = {.sa_handler = on_bus_error};
-    (void)sigaction(SIGBUS, &bus, NULL);
-    (void)signal(SIGPIPE, SIG_IGN);
-}
-
 /* As many descriptors as the system lets us have: one for each connection and segment. */
 static void raise_descriptor_limit(void) {
     struct rlimit limit;
@@ -94,7 +78,7 @@ int cli_serve(int argc, char **argv) {
     } else if (config.print || config.check) {
         if (config.print) hf_config_print(&server_options, &settings, stdout);
     } else {
-        set_signals();
+        (void)signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         status = serve(&settings);
     }

@@ -1,5 +1,5 @@
 /* Dispatch from env.h to the implementation's table, and what is the same for all of them: which paths are
- * legal, the bounds of mappings, and waiting for one sync. */
+ * legal, and waiting for one sync. */
 #include "env_ops.h"
 
 #include <assert.h>
@@ -75,22 +75,6 @@ enum hf_err env_allocate(struct hf_file *f, uint64_t offset, uint64_t length) {
 enum hf_err env_truncate(struct hf_file *f, uint64_t size) {
     if (!range_ok(size, 0)) return HF_EINVAL;
     return f->env->ops->truncate(f, size);
-}
-
-enum hf_err env_map(struct hf_file *f, uint64_t offset, size_t n, bool writable, struct hf_map *out) {
-    if (offset % 4096 != 0 || n == 0 || !range_ok(offset, n)) return HF_EINVAL;
-    return f->env->ops->map(f, offset, n, writable, out);
-}
-
-void env_unmap(struct hf_map *m) {
-    if (!m->p) return;
-    m->file->env->ops->unmap(m);
-    *m = (struct hf_map){0};
-}
-
-void env_copy(struct hf_map *m, size_t at, const void *p, size_t n) {
-    assert(at <= m->n && n <= m->n - at);
-    m->file->env->ops->copy(m, at, p, n);
 }
 
 void env_writeback(struct hf_file *f, uint64_t offset, uint64_t n) {

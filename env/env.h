@@ -10,12 +10,12 @@
  * env_sync_begin itself.
  *
  * After a crash of the simulated machine every call that can fail fails with HF_ECRASHED and changes
- * nothing, env_copy changes nothing, and no completion is delivered: the code above unwinds through its
+ * nothing, and no completion is delivered: the code above unwinds through its
  * ordinary error paths and is thrown away.
  *
  * What survives which crash (the contract that the simulator enforces and the store relies on):
- *   process death   everything that env_write, env_copy, env_truncate, env_rename … did; of an env_copy
- *                   or env_write in the middle of which the process dies, any prefix
+ *   process death   everything that env_write, env_truncate, env_rename … did; of an env_write in the
+ *                   middle of which the process dies, any prefix
  *   power loss      of a file: what a completed sync covered; each 512-byte sector written since may be
  *                   in any of the states it had since. A file's size likewise. A directory entry
  *                   (create, rename, unlink): what a completed sync of the directory covered; later
@@ -79,30 +79,11 @@ HF_CHECK enum hf_err env_read(struct hf_file *f, uint64_t offset, void *p, size_
 HF_CHECK enum hf_err env_write(struct hf_file *f, uint64_t offset, const void *p, size_t n);
 
 /* Reserves blocks for [offset, offset+length) and extends the size over them; new bytes read as zero.
- * A later env_copy or env_write in that range cannot run out of space. HF_ENOSPC changes nothing that
+ * A later env_write in that range cannot run out of space. HF_ENOSPC changes nothing that
  * the caller sees but possibly the reservation. */
 HF_CHECK enum hf_err env_allocate(struct hf_file *f, uint64_t offset, uint64_t length);
 
 HF_CHECK enum hf_err env_truncate(struct hf_file *f, uint64_t size);
-
-/* ---- mappings ---- */
-
-/* A file's bytes [offset, offset + n) in memory, shared with env_read and env_write. Reading through p is
- * plain loads; storing goes through env_copy only, inside the allocated size. */
-struct hf_map {
-    const uint8_t *p;
-    size_t n;
-    struct hf_file *file;
-    uint64_t offset;
-};
-
-/* offset is a multiple of 4096. The range may reach past the end of the file: those bytes may be touched
- * only after the file has grown over them. writable needs ENV_WRITE. */
-HF_CHECK enum hf_err env_map(struct hf_file *f, uint64_t offset, size_t n, bool writable, struct hf_map *out);
-void env_unmap(struct hf_map *m);
-
-/* memcpy to m->p + at. In the simulator a crash may leave any prefix of it. */
-void env_copy(struct hf_map *m, size_t at, const void *p, size_t n);
 
 /* ---- names ---- */
 

@@ -21,9 +21,6 @@ struct env_ops {
     enum hf_err (*write)(struct hf_file *f, uint64_t offset, const void *p, size_t n);
     enum hf_err (*allocate)(struct hf_file *f, uint64_t offset, uint64_t length);
     enum hf_err (*truncate)(struct hf_file *f, uint64_t size);
-    enum hf_err (*map)(struct hf_file *f, uint64_t offset, size_t n, bool writable, struct hf_map *out);
-    void (*unmap)(struct hf_map *m);
-    void (*copy)(struct hf_map *m, size_t at, const void *p, size_t n);
     void (*writeback)(struct hf_file *f, uint64_t offset, uint64_t n);
     int (*fd)(struct hf_file *f);
 

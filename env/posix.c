@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -182,22 +181,6 @@ static enum hf_err posix_truncate(struct hf_file *f, uint64_t size) {
     return cut(fd_of(f), size);
 }
 
-static enum hf_err posix_map(struct hf_file *f, uint64_t offset, size_t n, bool writable,
-                             struct hf_map *out) {
-    void *p = mmap(NULL, n, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd_of(f), (off_t)offset);
-    if (p == MAP_FAILED) return last_error();
-    *out = (struct hf_map){.p = p, .n = n, .file = f, .offset = offset};
-    return HF_OK;
-}
-
-static void posix_unmap(struct hf_map *m) {
-    munmap((void *)(uintptr_t)m->p, m->n);
-}
-
-static void posix_copy(struct hf_map *m, size_t at, const void *p, size_t n) {
-    memcpy((uint8_t *)(uintptr_t)m->p + at, p, n);
-}
-
 static void posix_writeback(struct hf_file *f, uint64_t offset, uint64_t n) {
     (void)sync_file_range(fd_of(f), (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE);
 }
@@ -306,9 +289,6 @@ static const struct env_ops posix_ops = {
     .write = posix_write,
     .allocate = posix_allocate,
     .truncate = posix_truncate,
-    .map = posix_map,
-    .unmap = posix_unmap,
-    .copy = posix_copy,
     .writeback = posix_writeback,
     .fd = fd_of,
     .rename = posix_rename,

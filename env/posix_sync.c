@@ -8,9 +8,9 @@
  * The journal has a thread of its own, so that an answer never waits behind a segment of 256 MiB. More
  * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync.
  *
- * Linux writes back pages that were dirtied through a shared mapping by fdatasync of any descriptor of the
- * file, and reports a write-back error to each descriptor that was open when it happened, once: that is why
- * the log keeps open the descriptor that dirtied a file until a sync through it succeeded. */
+ * Linux writes back a file's pages by fdatasync of any of its descriptors, and reports a write-back error to
+ * each descriptor that was open when it happened, once: that is why the log keeps open the descriptor that
+ * dirtied a file until a sync through it succeeded. */
 #include "posix_internal.h"
 
 #include <assert.h>

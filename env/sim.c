@@ -339,31 +339,6 @@ static enum hf_err sim_truncate(struct hf_file *f, uint64_t size) {
     return dies ? HF_ECRASHED : HF_OK;
 }
 
-static enum hf_err sim_map(struct hf_file *f, uint64_t offset, size_t n, bool write, struct hf_map *out) {
-    struct hf_sim *sim = sim_of(f->env);
-    if (sim->dead) return HF_ECRASHED;
-    if (write && !writable(f)) return HF_EIO;
-    if (offset > SIM_FILE_MAX || n > SIM_FILE_MAX - offset) return HF_ELIMIT;
-    enum hf_err e = fault(sim, CALL_PLAIN);
-    if (e) return e;
-    sim->maps++;
-    *out = (struct hf_map){file_of(f)->inode->slab->cache + offset, n, f, offset};
-    return HF_OK;
-}
-
-static void sim_unmap(struct hf_map *m) {
-    sim_of(m->file->env)->maps--;
-}
-
-static void sim_copy(struct hf_map *m, size_t at, const void *p, size_t n) {
-    struct hf_sim *sim = sim_of(m->file->env);
-    struct sim_inode *i = file_of(m->file)->inode;
-    if (sim->dead || n == 0) return;
-    assert(writable(m->file) && m->offset + at + n <= i->allocated);
-    bool dies = strike(sim, "op.copy", hash_bytes(p, n) ^ (m->offset + at));
-    sim_store(sim, i, m->offset + at, p, dies ? sim_below(sim, n + 1) : n);
-}
-
 static void sim_writeback(struct hf_file *f, uint64_t offset, uint64_t n) {
     (void)f, (void)offset, (void)n; /* the disk takes what it likes in any case */
 }
@@ -592,9 +567,6 @@ static const struct env_ops sim_ops = {
     .write = sim_write,
     .allocate = sim_allocate,
     .truncate = sim_truncate,
-    .map = sim_map,
-    .unmap = sim_unmap,
-    .copy = sim_copy,
     .writeback = sim_writeback,
     .fd = sim_fd,
     .rename = sim_rename,
@@ -700,7 +672,7 @@ static void lose_power(struct hf_sim *sim) {
 }
 
 void hf_sim_restart(struct hf_sim *sim) {
-    assert(sim->open_files == 0 && sim->maps == 0);
+    assert(sim->open_files == 0);
     while (sim->sync_count > 0) sync_forget(sim, sim->sync_count - 1);
     if (sim->dead && sim->crash_kind == HF_SIM_POWER_LOSS) lose_power(sim);
     for (struct sim_inode *i = sim->first; i; i = i->next)

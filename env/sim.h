@@ -4,7 +4,7 @@
  *     hf_sim_open(seed, &(struct hf_sim_options){0}, &sim);
  *     struct hf_env *env = hf_sim_env(sim);
  *     hf_sim_crash_at(sim, 17, HF_SIM_POWER_LOSS);   // at the 17th operation from now
- *     …run the code until hf_sim_dead(sim), throw its objects away (all files closed, nothing mapped)…
+ *     …run the code until hf_sim_dead(sim), throw its objects away (all files closed)…
  *     hf_sim_restart(sim);                           // the disk as the crash left it; run the code again
  *     hf_sim_close(sim);
  *
@@ -12,7 +12,7 @@
  * passes only in hf_sim_advance and while the code waits (env_wait, env_sync_wait), but for a microsecond an
  * operation. Syncs end late, in an order of their own. Bytes reach the disk unasked.
  *
- * An operation is: creating, each env_write, env_copy, env_allocate, env_truncate, env_rename, env_unlink,
+ * An operation is: creating, each env_write, env_allocate, env_truncate, env_rename, env_unlink,
  * env_mkdir, env_rmdir, the begin and the end of each sync, and each env_point. A crash strikes in the middle
  * of it: the operation may have happened in part, wholly or not at all.
  *
@@ -29,7 +29,7 @@ struct hf_sim;
 enum hf_sim_crash { HF_SIM_PROCESS_DEATH, HF_SIM_POWER_LOSS, HF_SIM_CRASH_KINDS };
 
 /* How often each crash point was passed, and crashed at by each kind. The operations are points too:
- * "op.write", "op.copy", "op.sync_begin", "op.sync_end" and so on. Owned by the test, summed up over many
+ * "op.write", "op.sync_begin", "op.sync_end" and so on. Owned by the test, summed up over many
  * machines. */
 enum { HF_SIM_POINTS_MAX = 256 };
 struct hf_sim_hits {
@@ -87,8 +87,8 @@ enum hf_sim_crash hf_sim_crash_kind(const struct hf_sim *sim);
 /* Which point the last crash struck; "" if none did or between operations. */
 const char *hf_sim_crashed_at(const struct hf_sim *sim);
 
-/* Starts the machine again after a crash, or the process after a clean stop. Every file must have been closed
- * and unmapped: a leak asserts. A power loss moves the boot id and restarts the monotonic clock. */
+/* Starts the machine again after a crash, or the process after a clean stop. Every file must have been
+ * closed: a leak asserts. A power loss moves the boot id and restarts the monotonic clock. */
 void hf_sim_restart(struct hf_sim *sim);
 
 /* Operations since the machine was made, and a hash over all of them: the same seed and the same calls

@@ -17,8 +17,8 @@
  * stored to again, or evicted. Sizes go through the file system's own journal and stay undecided: if that
  * fails, the file system stops.
  *
- * Memory: mappings need addresses that never move, so each file has a slab, a reservation of address space
- * in which only touched pages cost anything. Slabs are kept for later files and machines: a seed costs no
+ * Memory: each file has a slab, a reservation of address space in which only touched pages cost anything; so
+ * it grows without a copy. Slabs are kept for later files and machines: a seed costs no
  * system call.
  *
  * Invariants (sim_disk_check):

@@ -6,7 +6,7 @@
 #include "sim.h"
 
 enum {
-    SIM_FILE_MAX = 512 << 20, /* bytes of one file and its mappings */
+    SIM_FILE_MAX = 512 << 20, /* bytes of one file */
     SIM_VERSIONS = 4,         /* unforced versions kept of a sector, beside first and last */
     SIM_SIZES = 16,           /* likewise of a file's size */
     SIM_SYNCS_MAX = 1024,     /* syncs under way at once */
@@ -125,7 +125,7 @@ struct hf_sim {
     uint64_t inodes;
     struct sim_sync syncs[SIM_SYNCS_MAX];
     size_t sync_count;
-    size_t open_files, maps;
+    size_t open_files;
     bool locked;
 };
 

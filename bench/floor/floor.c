@@ -2,8 +2,14 @@
  * here, it costs everybody; the rest is Holdfast's.
  *
  *     floor durable FILE    receive frames, append them, sync once for all that came meanwhile, answer
- *     floor copy FILE       receive frames, checksum, copy into a preallocated mapped file, answer
+ *     floor copy FILE       receive frames, checksum, copy into preallocated mapped files, answer
+ *     floor write FILE      the same by write, not mapped
  *     floor sendfile FILE N any frame is answered by N bytes of FILE, sent with sendfile
+ *
+ * A journal goes round in files that were written once before, so `durable` does. A log does not: what it
+ * keeps stays where it is, and what comes goes to fresh space and fresh pages. So `copy` and `write` go on
+ * from one preallocated file to the next, FILE.0, FILE.1, …, and keep the last 32 (8 GiB), as a log with
+ * retention would; else they would measure stores into pages that were dirty all along, which no log has.
  *
  * Prints "ready port=…"; ends on SIGTERM. Answers have the size of a Produce v7 answer and begin with the
  * correlation id. */
@@ -14,15 +20,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-enum { FRAME_MAX = 4 << 20, FILE_BYTES = 256 << 20, ANSWER = 52, CONNECTIONS_MAX = 1024 };
+enum { FRAME_MAX = 4 << 20, FILE_BYTES = 256 << 20, FILES_KEPT = 32, ANSWER = 52, CONNECTIONS_MAX = 1024 };
 
 struct connection {
     int fd;
@@ -32,11 +40,13 @@ struct connection {
     size_t to_send; /* sendfile: bytes of the answer under way that are left */
 };
 
-enum mode { DURABLE, COPY, SENDFILE };
+enum mode { DURABLE, COPY, WRITE, SENDFILE };
 
 struct floor {
     enum mode mode;
+    const char *path;
     int file;
+    int files; /* copy, write: begun so far */
     uint8_t *map;
     size_t at;
     size_t answer_bytes;
@@ -51,21 +61,50 @@ static _Noreturn void die(const char *what) {
     exit(1);
 }
 
-/* Blocks are written once before use: an overwrite's sync needs no metadata. */
-static void prepare_file(struct floor *f, const char *path) {
-    f->file = open(path, O_RDWR | O_CREAT, 0644);
+static void remove_file(const struct floor *f, int number) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s.%d", f->path, number);
+    unlink(path);
+}
+
+/* The next of the row: fresh space. */
+static void next_file(struct floor *f) {
+    char path[4096];
+    if (f->map) munmap(f->map, FILE_BYTES);
+    if (f->files > 0) close(f->file);
+    if (f->files >= FILES_KEPT) remove_file(f, f->files - FILES_KEPT);
+    snprintf(path, sizeof path, "%s.%d", f->path, f->files++);
+    f->file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
     if (f->file < 0) die(path);
+    if (posix_fallocate(f->file, 0, FILE_BYTES)) die("fallocate");
+    f->at = 0;
+    if (f->mode == WRITE) return;
+    f->map = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->file, 0);
+    if (f->map == MAP_FAILED) die("mmap");
+}
+
+static void remove_files(const struct floor *f) {
+    for (int i = f->files < FILES_KEPT ? 0 : f->files - FILES_KEPT; i < f->files; i++) remove_file(f, i);
+}
+
+/* Blocks are written once before use: an overwrite's sync needs no metadata. */
+static void prepare_file(struct floor *f) {
+    if (f->mode == COPY || f->mode == WRITE) {
+        next_file(f);
+        return;
+    }
+    f->file = open(f->path, O_RDWR | O_CREAT, 0644);
+    if (f->file < 0) die(f->path);
     if (f->mode == SENDFILE) return;
     if (posix_fallocate(f->file, 0, FILE_BYTES)) die("fallocate");
     static uint8_t zeros[1 << 20];
     for (off_t at = 0; at < FILE_BYTES; at += (off_t)sizeof zeros)
         if (pwrite(f->file, zeros, sizeof zeros, at) != (ssize_t)sizeof zeros) die("write");
     if (fsync(f->file)) die("fsync");
-    f->map = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->file, 0);
-    if (f->map == MAP_FAILED) die("mmap");
 }
 
 static size_t place(struct floor *f, size_t n) {
+    if (f->at + n > FILE_BYTES && f->mode != DURABLE) next_file(f);
     if (f->at + n > FILE_BYTES) f->at = 0;
     size_t at = f->at;
     f->at += n;
@@ -99,9 +138,17 @@ static void frame(struct floor *f, struct connection *c, const uint8_t *p, size_
         break;
     case COPY: {
         uint32_t crc = hf_crc32c(0, p, n);
-        uint8_t *to = f->map + place(f, n + 4);
-        memcpy(to, &crc, 4);
-        memcpy(to + 4, p, n);
+        size_t at = place(f, n + 4);
+        memcpy(f->map + at, &crc, 4);
+        memcpy(f->map + at + 4, p, n);
+        send_answer(c);
+        break;
+    }
+    case WRITE: {
+        uint32_t crc = hf_crc32c(0, p, n);
+        struct iovec parts[2] = {{&crc, 4}, {(void *)(uintptr_t)p, n}};
+        size_t at = place(f, n + 4);
+        if (pwritev(f->file, parts, 2, (off_t)at) != (ssize_t)n + 4) die("write");
         send_answer(c);
         break;
     }
@@ -158,19 +205,44 @@ static void goodbye(struct connection *c) {
     free(c);
 }
 
+static volatile sig_atomic_t stopped;
+
+static void on_signal(int number) {
+    (void)number;
+    stopped = 1;
+}
+
+static void serve(struct floor *f, int listener) {
+    while (!stopped) {
+        struct epoll_event events[256];
+        int n = epoll_wait(f->epoll, events, 256, -1);
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (!c)
+                welcome(f, listener);
+            else if (!receive(f, c) && c->answers == 0)
+                goodbye(c);
+        }
+        sync_and_answer(f);
+    }
+    if (f->mode == COPY || f->mode == WRITE) remove_files(f);
+}
+
 int main(int argc, char **argv) {
     static struct floor f;
-    static const char *const modes[] = {"durable", "copy", "sendfile"};
+    static const char *const modes[] = {"durable", "copy", "write", "sendfile"};
     int mode = -1;
-    for (int i = 0; argc >= 3 && i < 3; i++)
+    for (int i = 0; argc >= 3 && i < 4; i++)
         if (strcmp(argv[1], modes[i]) == 0) mode = i;
     if (mode < 0 || (mode == SENDFILE && argc != 4)) {
-        fputs("usage: floor durable FILE | copy FILE | sendfile FILE BYTES\n", stderr);
+        fputs("usage: floor durable FILE | copy FILE | write FILE | sendfile FILE BYTES\n", stderr);
         return 2;
     }
     f.mode = (enum mode)mode;
     if (mode == SENDFILE) f.answer_bytes = strtoul(argv[3], NULL, 10);
-    prepare_file(&f, argv[2]);
+    f.path = argv[2];
+    prepare_file(&f);
+    (void)signal(SIGTERM, on_signal);
     f.epoll = epoll_create1(EPOLL_CLOEXEC);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
@@ -180,16 +252,6 @@ int main(int argc, char **argv) {
     add(&f, listener, NULL);
     printf("ready port=%d pid=%d\n", ntohs(at.sin_port), getpid());
     fflush(stdout);
-    for (;;) {
-        struct epoll_event events[256];
-        int n = epoll_wait(f.epoll, events, 256, -1);
-        for (int i = 0; i < n; i++) {
-            struct connection *c = events[i].data.ptr;
-            if (!c)
-                welcome(&f, listener);
-            else if (!receive(&f, c) && c->answers == 0)
-                goodbye(c);
-        }
-        sync_and_answer(&f);
-    }
+    serve(&f, listener);
+    return 0;
 }

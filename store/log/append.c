@@ -1,11 +1,13 @@
 /* One batch comes in.
  *
  * Everything that can be refused is refused before an offset is assigned: form, size, a producer's sequence,
- * room on the disk [L15], memory. From there nothing fails: the batch gets its offset and epoch (and on
- * LogAppendTime topics its time), is copied into the mapped segment, and either has what was asked for or
- * stands in its partition's row.
+ * room on the disk [L15], memory. The batch gets its offset and epoch (and on LogAppendTime topics its time)
+ * and is written behind the end of the segment. If that fails, any part of it may be there, all of it too,
+ * and a recovery would keep that: so it can be neither refused nor acknowledged, and the log has failed
+ * [L12]. From there nothing fails: the batch either has what was asked for or stands in its partition's row.
  *
- * acks≤1 costs a copy. Only now and then it asks the journal for a higher ceiling, ahead of need [L6]. */
+ * acks≤1 costs one write to the page cache. Only now and then it asks the journal for a higher ceiling, ahead
+ * of need [L6]. */
 #include "log_internal.h"
 
 enum { SPACE_EVERY_US = 1000000, SPACE_EVERY_BYTES = 16 << 20 };
@@ -118,6 +120,8 @@ static enum hf_err answer_duplicate(struct log_partition *p, const struct produc
 
 static void place(struct log_partition *p, uint8_t *batch, struct batch_info *b, struct pending *w) {
     stamp(p, batch, b);
+    enum hf_err e = segment_write(p->end.seg, p->end.pos, batch, b->size);
+    if (e) log_fail(p->log, e, "write of a segment");
     w->at = p->end;
     w->need = w->end = p->end.offset + b->last_offset_delta + 1;
     w->result = (struct log_appended){
@@ -126,7 +130,6 @@ static void place(struct log_partition *p, uint8_t *batch, struct batch_info *b,
         .log_start = p->start,
     };
     w->time_ms = b->max_timestamp;
-    segment_write(p->end.seg, p->end.pos, batch, b->size);
     if (b->producer_id >= 0) producer_took(p, b, p->end.offset);
     partition_took(p, b, w->end - 1);
     p->log->stats.appended_batches++;

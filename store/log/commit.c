@@ -363,7 +363,9 @@ void commit_apply(struct commit *c) {
         if (!x->pending.part) continue;
         x->pending.part = NULL;
         DL_DELETE(x->p->parts, x);
-        if (!x->p->gone) segment_write(x->at.seg, x->at.pos, c->bytes.p + x->from, x->size);
+        enum hf_err e =
+            x->p->gone ? HF_OK : segment_write(x->at.seg, x->at.pos, c->bytes.p + x->from, x->size);
+        if (e) log_fail(c->log, e, "write of a segment");
         env_point(c->log->env, "commit.part_applied");
     }
 }

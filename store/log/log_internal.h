@@ -5,7 +5,7 @@
  *     commit.c      many at once, atomically    checkpoint.c  facts, syncs, snapshot, superblock
  *     partition.c   places, what waits, what    snapshot.c    their bytes on disk
  *                   is seen                     recovery.c    from those bytes to a log that serves
- *     segment.c     files and mappings          state.c       keys and values, their compaction
+ *     segment.c     files                       state.c       keys and values, their compaction
  *     index.c       offset and time indexes     topics.c      catalogue, folders
  *     producer.c    idempotence                 runs.c        the far tier
  *     read.c        slices, look-ups            log_engine.c  engine.h over all this
@@ -29,7 +29,7 @@
 
 enum {
     LOG_PATH = 352,                  /* "topics/" name "-" number "/" 20 digits ".timeindex", and some */
-    LOG_PAGE = 4096,                 /* unit of direct reads and of mappings */
+    LOG_PAGE = 4096,                 /* unit of direct reads and of allocation */
     LOG_ALLOC_MIN = 64 << 10,        /* first preallocation of a segment */
     LOG_ALLOC_MAX = 16 << 20,        /* it doubles up to this */
     LOG_TAIL_MAX = 1 << 20,          /* a longer unsynced tail is not dragged through the journal [L1] */
@@ -90,7 +90,6 @@ struct segment {
     uint64_t allocated;   /* the file's size */
     uint64_t step;        /* next preallocation */
     struct hf_file *file; /* NULL: closed */
-    struct hf_map map;    /* p == NULL: not mapped */
     struct log *log;
     struct index_file index, timeindex;
     uint64_t indexed_pos;  /* position of the last index entry */
@@ -467,12 +466,10 @@ HF_CHECK enum hf_err segment_first(struct log_partition *p, struct segment **out
 HF_CHECK enum hf_err segment_open(struct segment *s);
 HF_CHECK enum hf_err segment_writable(struct segment *s, uint64_t room);
 HF_CHECK enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n);
-void segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n);
+HF_CHECK enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n);
 HF_CHECK enum hf_err segment_trim(struct segment *s);
-void segment_unmap(struct segment *s);
 void segment_close(struct segment *s);
 void segment_remove(struct segment *s, bool unlink_files);
-void segment_cleaned(struct segment *s);
 void segment_evict(struct log *l);
 
 /* index.c */

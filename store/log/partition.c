@@ -145,7 +145,7 @@ enum hf_err partition_room(struct log_partition *p, uint64_t n, int64_t offsets)
     if (full && s->size > 0) return roll(p, n);
     enum hf_err e = segment_writable(s, n);
     if (e) return e;
-    s->dirty = true; /* stays open and mapped until what comes now is synced */
+    s->dirty = true; /* stays open until what comes now is synced */
     partition_mark_dirty(p);
     return HF_OK;
 }

@@ -32,7 +32,6 @@ static void finish(struct log_partition *p) {
         struct segment *s;
         bool dirty = p->dirty_dir;
         DL_FOREACH (p->segments, s) {
-            segment_cleaned(s);
             dirty = dirty || s->dirty || s->index_dirty;
         }
         if (!dirty && p->dirty) {

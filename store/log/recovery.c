@@ -6,7 +6,7 @@
  * gap there is damage. At the very end the scan goes on as far as it finds whole batches that follow: what
  * acks≤1 producers wrote.
  *
- * All that is kept is written again through the mapping: its pages may be clean and readable, and lost, if a
+ * All that is kept is written again: its pages may be clean and readable, and lost, if a
  * sync had failed before [L10]. Then everything is synced by an ordinary checkpoint, under a new incarnation
  * of the journal, before the first answer.
  *
@@ -204,7 +204,8 @@ static enum hf_err keep(struct log_partition *p, const uint8_t *bytes, const str
     if (!e) e = partition_room(p, b->size, (int64_t)b->last_offset_delta + 1);
     if (!e && b->producer_id >= 0) e = producer_room(p, b->producer_id);
     if (e) return e;
-    if (write) segment_write(p->end.seg, p->end.pos, bytes, b->size);
+    if (write) e = segment_write(p->end.seg, p->end.pos, bytes, b->size);
+    if (e) return e;
     if (b->producer_id >= 0) producer_took(p, b, p->end.offset);
     if (p->topic->config.internal) {
         uint64_t next = (uint64_t)b->base_timestamp + (uint64_t)b->last_offset_delta + 1;

@@ -1,11 +1,15 @@
-/* Segments: files, mappings, preallocation, pins.
+/* Segments: files, preallocation, pins.
  *
- * The active segment is mapped whole (addresses, not memory: pages come as they are written) and its file is
- * preallocated in steps that double, so that a store into the mapping can neither run out of space nor raise
- * SIGBUS [L15]. A roll trims the file and starts the next one, named by the offset that comes next. Sealed
- * segments are unmapped when they are synced; their files are opened on demand and kept in a row, most
- * recently used first, of bounded length. A segment that is dirty stays open through the descriptor that
- * dirtied it: only that one is told of a failed write-back.
+ * The active segment's file is preallocated in steps that double, so that a write cannot run out of space
+ * [L15]. A roll trims the file and starts the next one, named by the offset that comes next. Files are opened
+ * on demand and kept in a row, most recently used first, of bounded length. A segment that is dirty stays
+ * open through the descriptor that dirtied it: only that one is told of a failed write-back.
+ *
+ * Bytes enter by write, not by a store into a mapping. Both end in the page cache, survive the death of the
+ * process, and are there for sendfile at once. But a store into a fresh page first faults, has the page
+ * filled with zeros, and faults again after each background sync, which protects it from writing; a write
+ * puts the bytes straight into new pages. Measured in docs/storage.md. And a disk that fails answers a write
+ * with an error, a store with SIGBUS.
  *
  *            create            partition_room: full        psync ended
  *     (none) ───────► active ───────────────────► sealed ─────────────► sealed, clean: may be closed
@@ -121,13 +125,7 @@ enum hf_err segment_open(struct segment *s) {
     return HF_OK;
 }
 
-void segment_unmap(struct segment *s) {
-    if (s->map.p) env_unmap(&s->map);
-    s->map = (struct hf_map){0};
-}
-
 void segment_close(struct segment *s) {
-    segment_unmap(s);
     index_close(s);
     if (!s->file) return;
     env_close(s->file);
@@ -156,21 +154,10 @@ static enum hf_err allocate(struct segment *s, uint64_t upto) {
     return HF_OK;
 }
 
-static enum hf_err map(struct segment *s, uint64_t upto) {
-    uint64_t n = s->p->topic->config.segment_bytes;
-    if (n < upto) n = upto + LOG_ALLOC_MAX; /* written before segment.bytes was made smaller */
-    n = (n + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
-    if (s->map.p && s->map.n >= upto) return HF_OK;
-    segment_unmap(s);
-    return env_map(s->file, 0, (size_t)n, true, &s->map);
-}
-
-/* Room for `room` more bytes: allocated and mapped. */
+/* Room for `room` more bytes. */
 enum hf_err segment_writable(struct segment *s, uint64_t room) {
     enum hf_err e = segment_open(s);
-    if (!e) e = allocate(s, s->size + room);
-    if (!e) e = map(s, s->size + room);
-    return e;
+    return e ? e : allocate(s, s->size + room);
 }
 
 enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room, struct segment **out) {
@@ -219,10 +206,6 @@ enum hf_err segment_first(struct log_partition *p, struct segment **out) {
 /* ---- bytes ---- */
 
 enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n) {
-    if (s->map.p && pos + n <= s->map.n && pos + n <= s->allocated) {
-        memcpy(out, s->map.p + pos, n);
-        return HF_OK;
-    }
     enum hf_err e = segment_open(s);
     if (e) return e;
     size_t got;
@@ -232,11 +215,11 @@ enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n) {
 }
 
 /* Into room that segment_writable made. */
-void segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n) {
-    assert(s->map.p && pos + n <= s->allocated && pos + n <= s->map.n);
-    env_copy(&s->map, (size_t)pos, bytes, n);
+enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n) {
+    assert(s->file && pos + n <= s->allocated);
     s->dirty = true;
     partition_mark_dirty(s->p);
+    return env_write(s->file, pos, bytes, n);
 }
 
 /* Gives back what was preallocated and is not used. */
@@ -248,12 +231,6 @@ enum hf_err segment_trim(struct segment *s) {
     s->dirty = true;
     partition_mark_dirty(s->p);
     return HF_OK;
-}
-
-/* A sync covered all of it. */
-void segment_cleaned(struct segment *s) {
-    if (!s->sealed || s->dirty) return;
-    segment_unmap(s);
 }
 
 /* ---- the end of a segment ---- */

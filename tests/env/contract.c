@@ -131,42 +131,6 @@ static void allocate_extends_with_zeros_and_keeps_bytes(void **state) {
     env_close(f);
 }
 
-static void a_mapping_shares_its_bytes_with_the_file(void **state) {
-    struct hf_file *f = opened(env_of(state), "a", ENV_CREATE);
-    struct hf_map w, r;
-    char got[6];
-    size_t n;
-    assert_int_equal(env_allocate(f, 0, 8192), HF_OK);
-    assert_int_equal(env_map(f, 4096, 4096, true, &w), HF_OK);
-    assert_int_equal(env_map(f, 0, 8192, false, &r), HF_OK);
-    assert_int_equal(env_map(f, 100, 4096, false, &r), HF_EINVAL);
-    env_copy(&w, 10, "mapped", 6);
-    assert_memory_equal(r.p + 4106, "mapped", 6);
-    assert_int_equal(env_read(f, 4106, got, 6, &n), HF_OK);
-    assert_memory_equal(got, "mapped", 6);
-    assert_int_equal(env_write(f, 4108, "XX", 2), HF_OK);
-    assert_memory_equal(w.p + 10, "maXXed", 6);
-    env_unmap(&w);
-    assert_null(w.p);
-    assert_memory_equal(r.p + 4106, "maXXed", 6);
-    env_unmap(&r);
-    env_close(f);
-}
-
-static void a_mapping_may_reach_past_the_end_and_shows_what_grows_there(void **state) {
-    struct hf_file *f = opened(env_of(state), "a", ENV_CREATE);
-    struct hf_map m;
-    assert_int_equal(env_map(f, 0, 1 << 20, true, &m), HF_OK);
-    for (uint64_t size = 4096; size <= 1 << 20; size *= 4) {
-        assert_int_equal(env_allocate(f, 0, size), HF_OK);
-        assert_int_equal(m.p[size - 1], 0);
-        env_copy(&m, size - 3, "end", 3);
-    }
-    assert_memory_equal(m.p + 4093, "end", 3);
-    env_unmap(&m);
-    env_close(f);
-}
-
 static void rename_replaces_and_keeps_open_files(void **state) {
     struct hf_env *env = env_of(state);
     put(env, "a", "from");
@@ -357,8 +321,6 @@ int contract_run(const struct contract_subject *s) {
         TEST(paths_stay_below_the_root),
         TEST(truncate_cuts_and_extends_with_zeros),
         TEST(allocate_extends_with_zeros_and_keeps_bytes),
-        TEST(a_mapping_shares_its_bytes_with_the_file),
-        TEST(a_mapping_may_reach_past_the_end_and_shows_what_grows_there),
         TEST(rename_replaces_and_keeps_open_files),
         TEST(an_unlinked_file_lives_until_it_is_closed),
         TEST(folders_are_made_and_removed),
