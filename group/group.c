@@ -163,6 +163,10 @@ void group_wake_at(struct groups *gs, struct group *g, int64_t t) {
 
 /* ---- the whole ---- */
 
+static void nobody_waits(void *arg, enum group_result result) {
+    (void)arg, (void)result;
+}
+
 static void set_default(size_t *field, size_t value) {
     if (*field == 0) *field = value;
 }
@@ -214,17 +218,35 @@ static int64_t idle_end(const struct group *g) {
     return group_is_idle(g) ? g->empty_ms + EMPTY_KEPT_MS : INT64_MAX;
 }
 
+/* When the offsets of a group that nobody uses are deleted. After a restart the time begins anew: since when
+ * nobody had used it is not stored, and offsets that stay too long harm nobody. */
+static int64_t offsets_end(const struct groups *gs, const struct group *g) {
+    bool unused = g->state == GROUP_EMPTY && !g->expected && g->offsets && g->commits_under_way == 0;
+    int64_t kept_ms = gs->options.offsets_retention_ms;
+    return unused && kept_ms > 0 ? g->empty_ms + kept_ms : INT64_MAX;
+}
+
+static int64_t group_end(const struct groups *gs, const struct group *g) {
+    return idle_end(g) < offsets_end(gs, g) ? idle_end(g) : offsets_end(gs, g);
+}
+
 static void step_group(struct groups *gs, struct group *g, int64_t now_ms) {
+    bool expired = false;
     if (g->next_ms <= now_ms) {
         rebalance_expire(gs, g, now_ms);
         if (idle_end(g) <= now_ms) {
             group_free(gs, g);
             return;
         }
+        expired = offsets_end(gs, g) <= now_ms;
+        if (expired) g->empty_ms = now_ms; /* if the deletion fails, it is tried again after as long */
         g->next_ms = rebalance_next_ms(g);
-        if (idle_end(g) < g->next_ms) g->next_ms = idle_end(g);
+        if (group_end(gs, g) < g->next_ms) g->next_ms = group_end(gs, g);
     }
     if (g->next_ms < gs->next_ms) gs->next_ms = g->next_ms;
+    if (!expired) return;
+    gs->stats.expired_groups++;
+    group_delete(gs, now_ms, g->id, nobody_waits, NULL);
 }
 
 int64_t groups_step(struct groups *gs, int64_t now_ms) {
@@ -298,7 +320,7 @@ void groups_check(const struct groups *gs) {
         rebalance_check(gs, g);
         offsets_check(gs, g);
         assert(gs->next_ms <= g->next_ms); /* G6 */
-        assert(!group_is_idle(g) || g->next_ms <= idle_end(g));
+        assert(g->next_ms <= group_end(gs, g));
         struct member *m, *mtmp;
         HASH_ITER (hh, g->members, m, mtmp) {
             bytes += m->bytes;

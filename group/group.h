@@ -59,6 +59,9 @@ struct groups_options {
     size_t metadata_max;                    /* of a committed offset; 0: 4,096 */
     size_t offsets_max;                     /* committed offsets of all groups; 0: 1,000,000 */
     size_t waiting_offsets_max;             /* of commits that wait for the engine; 0: 100,000 */
+    int64_t now_ms;                         /* at the start, of the clock of groups_step */
+    int64_t offsets_retention_ms; /* offsets of a group that had neither members nor commits for so long are
+                                     deleted; 0: never */
 };
 
 /* Reads the committed offsets, also if there are more than the limits now allow. HF_ENOMEM, HF_ECORRUPT. */
@@ -221,7 +224,7 @@ void group_delete(struct groups *gs, int64_t now_ms, hf_str group, group_delete_
 struct groups_stats {
     size_t groups, members, offsets;
     size_t commits_under_way; /* in the engine, and one more if others wait for it */
-    uint64_t rebalances, commits, expired_members;
+    uint64_t rebalances, commits, expired_members, expired_groups;
 };
 void groups_stats(const struct groups *gs, struct groups_stats *out);
 

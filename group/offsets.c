@@ -444,7 +444,7 @@ static enum hf_err restore_entry(struct groups *gs, hf_str key, hf_str value) {
         return HF_ECORRUPT;
     if (value.n < VALUE_HEADER) return HF_ECORRUPT;
     struct group *g = group_find(gs, group);
-    if (!g && !(g = group_make(gs, 0, group))) return HF_ENOMEM;
+    if (!g && !(g = group_make(gs, gs->options.now_ms, group))) return HF_ENOMEM;
     struct entry *x = entry_make(gs, g, topic, (int32_t)partition);
     if (!x) return HF_ENOMEM;
     x->present = true;

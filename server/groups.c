@@ -117,7 +117,10 @@ static enum hf_err open_part(struct server *s, void **state) {
     struct groups_part *p = calloc(1, sizeof(*p));
     if (!p) return HF_ENOMEM;
     p->server = s;
-    const struct groups_options options = {.random = next_random, .random_arg = s->env};
+    const struct groups_options options = {.random = next_random,
+                                           .random_arg = s->env,
+                                           .now_ms = groups_now_ms(p),
+                                           .offsets_retention_ms = s->settings->offsets_retention_ms};
     enum hf_err e = groups_open(s->engine, &options, &p->groups);
     if (e) {
         free(p);
@@ -167,6 +170,7 @@ static void metrics(void *state, struct hf_buf *out) {
         {"holdfast_group_offsets", "gauge", g.offsets},
         {"holdfast_group_rebalances_total", "counter", g.rebalances},
         {"holdfast_group_members_expired_total", "counter", g.expired_members},
+        {"holdfast_groups_expired_total", "counter", g.expired_groups},
         {"holdfast_offset_commits_total", "counter", g.commits},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)

@@ -48,6 +48,9 @@ static const struct hf_option rows[] = {
      "largest request"},
     {"id.memory.ms", HF_OPTION_MS, AT(id_memory_ms), "7d", 1000, HF_DAYS(3650), "TIME",
      "how long the ids of finished schedules and decided transactions are remembered"},
+    {"offsets.retention.ms", HF_OPTION_MS, AT(offsets_retention_ms), "7d", 0, HF_DAYS(36500), "TIME",
+     "a group without members and commits loses its offsets after so long, counted anew at each start; 0: "
+     "never"},
     {"txn.check.after", HF_OPTION_MS, AT(txn_check_after_ms), "6s", 1, HF_DAYS(365), "TIME",
      "an undecided transaction's group is asked this long after its last half message"},
     {"txn.check.interval", HF_OPTION_MS, AT(txn_check_interval_ms), "30s", 1, HF_DAYS(365), "TIME",

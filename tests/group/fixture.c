@@ -13,6 +13,7 @@ static uint64_t next_random(void *arg) {
 }
 
 static void start(struct fixture *f) {
+    f->options.now_ms = f->now_ms;
     assert_int_equal(groups_open(memory_engine_engine(f->m), &f->options, &f->gs), HF_OK);
 }
 

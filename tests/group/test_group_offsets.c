@@ -206,6 +206,49 @@ static void only_an_empty_group_is_deleted_and_its_offsets_stay_away(void **stat
     fixture_close(&f);
 }
 
+static void the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time(void **state) {
+    (void)state;
+    enum { KEPT_MS = 1000000 };
+    struct fixture f;
+    char id[256];
+    fixture_open(&f, 0, &(struct groups_options){.offsets_retention_ms = KEPT_MS});
+    int32_t generation = stable_alone(&f, id);
+    assert_int_equal(commit_offset(&f, id, generation, 5), GROUP_OK);
+    for (int i = 0; i < KEPT_MS / 5000 + 10; i++) { /* a member keeps them */
+        fixture_advance(&f, 5000);
+        assert_int_equal(beat(&f, id, generation), GROUP_OK);
+    }
+    assert_int_equal(leave(&f, id), GROUP_OK);
+    fixture_advance(&f, KEPT_MS - 1);
+    assert_int_equal(offset_of(&f), 5);
+    assert_int_equal(commit_offset(&f, "", -1, 6), GROUP_OK); /* so does a commit without one */
+    fixture_advance(&f, KEPT_MS - 1);
+    assert_int_equal(offset_of(&f), 6);
+    fixture_restart(&f); /* and the time begins anew */
+    fixture_advance(&f, KEPT_MS - 1);
+    fixture_settle(&f);
+    assert_int_equal(offset_of(&f), 6);
+    fixture_advance(&f, 1);
+    fixture_settle(&f);
+    groups_check(f.gs);
+    assert_int_equal(offset_of(&f), -1);
+    assert_int_equal(state_of(&f), GROUP_DEAD);
+    fixture_restart(&f);
+    assert_int_equal(offset_of(&f), -1);
+    fixture_close(&f);
+}
+
+static void without_a_retention_offsets_stay(void **state) {
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 0, NULL);
+    assert_int_equal(commit_offset(&f, "", -1, 6), GROUP_OK);
+    fixture_advance(&f, HF_DAYS(1000));
+    fixture_settle(&f);
+    assert_int_equal(offset_of(&f), 6);
+    fixture_close(&f);
+}
+
 /* Commits in every state of completion while the process dies again and again. */
 static void answered_offsets_never_go_back(void **state) {
     (void)state;
@@ -248,6 +291,8 @@ int main(void) {
         cmocka_unit_test(a_commit_that_fails_changes_nothing),
         cmocka_unit_test(the_offsets_of_a_deleted_topic_are_gone),
         cmocka_unit_test(only_an_empty_group_is_deleted_and_its_offsets_stay_away),
+        cmocka_unit_test(the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time),
+        cmocka_unit_test(without_a_retention_offsets_stay),
         cmocka_unit_test(answered_offsets_never_go_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
