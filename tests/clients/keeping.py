@@ -1,0 +1,254 @@
+#!/usr/bin/python3
+"""What topics keep, seen by other people's clients: settings, DeleteRecords, retention by time and size, readers in the
+middle of what goes, compaction.
+
+    keeping.py BINARY FOLDER_OF_FETCHED_CLIENTS [test ...]
+"""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+here = os.path.dirname(os.path.abspath(__file__))
+binary, clients = sys.argv[1:3]
+sys.path[:0] = [os.path.join(clients, "python"), os.path.join(here, "..", "support")]
+sys.dont_write_bytecode = True
+from holdfast import Holdfast  # noqa: E402
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic  # noqa: E402
+from kafka.record import MemoryRecords  # noqa: E402
+
+MIB = 1 << 20
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def until(condition, what, seconds=60):
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
+def command(server, *args, check=True):
+    run = subprocess.run([binary, "topic", *args, "--server", server.kafka], capture_output=True, text=True, timeout=60)
+    assert not check or run.returncode == 0, (args, run.stderr)
+    return run
+
+
+def create(server, topic, **settings):
+    sets = [f"--set={name.replace('_', '.')}={value}" for name, value in settings.items()]
+    command(server, "create", topic, *sets)
+
+
+def admin(server):
+    return KafkaAdminClient(bootstrap_servers=server.kafka)
+
+
+def fill(server, topic, first, count, size=100_000):
+    """Records whose value begins with their number; numbers are offsets in a topic that is only filled by this."""
+    with_acks = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0, batch_size=0)
+    sent = [with_acks.send(topic, value=b"%09d" % n + b"x" * (size - 9)) for n in range(first, first + count)]
+    for future in sent:
+        future.get(timeout=60)
+    with_acks.close()
+
+
+def bounds(server, topic):
+    consumer = KafkaConsumer(bootstrap_servers=server.kafka)
+    partition = TopicPartition(topic, 0)
+    found = consumer.beginning_offsets([partition])[partition], consumer.end_offsets([partition])[partition]
+    consumer.close()
+    return found
+
+
+def settings_of(server, topic):
+    lines = [line.split("\t") for line in command(server, "describe", topic, "--settings").stdout.splitlines()]
+    return {line[1].split("=", 1)[0]: (line[1].split("=", 1)[1], line[2]) for line in lines}
+
+
+# ---- settings ----
+
+@test
+def settings_are_described_and_altered_by_the_admin_client(server):
+    with_admin = admin(server)
+    with_admin.create_topics([NewTopic("told", 1, 1, topic_configs={"retention.ms": "3600000"})])
+    resource = ConfigResource(ConfigResourceType.TOPIC, "told")
+    assert settings_of(server, "told")["retention.ms"] == ("3600000", "topic")
+    described = str(with_admin.describe_configs([resource]))
+    assert "retention.ms" in described and "3600000" in described, described
+    with_admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "told", configs={"segment.bytes": "2097152"})])
+    now = settings_of(server, "told")
+    assert now["segment.bytes"] == ("2097152", "topic"), now
+    with_admin.close()
+
+
+@test
+def settings_survive_a_kill(server):
+    create(server, "kept", cleanup_policy="compact", retention_ms="5h")
+    command(server, "alter", "kept", "--set", "retention.bytes=7MiB", "--unset", "cleanup.policy")
+    server.stop(9)
+    server.start()
+    now = settings_of(server, "kept")
+    assert now["retention.bytes"] == ("7340032", "topic") and now["retention.ms"] == ("18000000", "topic"), now
+    assert now["cleanup.policy"] == ("delete", "default"), now
+
+
+@test
+def bad_settings_name_key_value_and_what_is_allowed(server):
+    create(server, "strict")
+    for setting, allowed in (("segment.bytes=7", "1048576 to"), ("retention.ms=-2", "-1 for no limit"),
+                             ("cleanup.policy=burn", "delete, compact"), ("min.cleanable.dirty.ratio=2", "0 to 1"),
+                             ("message.timestamp.type=now", "CreateTime or")):
+        for args in (("alter", "strict"), ("create", "strict2")):
+            run = command(server, *args, "--set", setting, check=False)
+            name, value = setting.split("=")
+            assert run.returncode == 1 and name in run.stderr and f'"{value}"' in run.stderr and allowed in run.stderr, run
+    assert "no setting" in command(server, "alter", "strict", "--set", "nope=1", check=False).stderr
+
+
+@test
+def topics_of_ours_keep_what_they_need_and_dead_letters_everything(server):
+    for setting in ("retention.ms=1", "retention.bytes=1", "cleanup.policy=compact", "segment.ms=1"):
+        run = command(server, "alter", "holdfast.delay", "--set", setting, check=False)
+        assert run.returncode == 1 and "holdfast." in run.stderr, run
+    with_admin = admin(server)
+    refused = refusal(with_admin, "holdfast.delay", 0)
+    assert "olicy" in refused, refused
+    create(server, "dlq.some")
+    now = settings_of(server, "dlq.some")
+    assert now["retention.ms"][0] == "-1" and now["retention.bytes"][0] == "-1", now
+    with_admin.close()
+
+
+def refusal(with_admin, topic, offset):
+    try:
+        return str(with_admin.delete_records({TopicPartition(topic, 0): offset}))
+    except Exception as e:  # noqa: BLE001 (whichever class the library chooses)
+        return f"{type(e).__name__} {e}"
+
+
+# ---- what goes ----
+
+@test
+def delete_records_moves_the_start_for_good(server):
+    create(server, "cut")
+    fill(server, "cut", 0, 20, size=1000)
+    with_admin = admin(server)
+    with_admin.delete_records({TopicPartition("cut", 0): 7})
+    assert bounds(server, "cut") == (7, 20)
+    with_admin.delete_records({TopicPartition("cut", 0): 3})
+    assert bounds(server, "cut") == (7, 20), "it went back"
+    assert "ange" in refusal(with_admin, "cut", 21)
+    server.stop(9)
+    server.start()
+    assert bounds(server, "cut")[0] == 7
+    consumer = KafkaConsumer("cut", bootstrap_servers=server.kafka, auto_offset_reset="earliest",
+                             consumer_timeout_ms=15000)
+    assert next(consumer).offset == 7
+    consumer.close()
+    with_admin.close()
+
+
+@test
+def size_and_time_let_whole_segments_go(server):
+    create(server, "sized", segment_bytes=MIB)
+    fill(server, "sized", 0, 60)
+    command(server, "alter", "sized", "--set", f"retention.bytes={2 * MIB}")
+    start, end = until(lambda: (lambda b: b if b[0] > 0 else None)(bounds(server, "sized")), "retention.bytes")
+    assert end == 60 and 20 <= start <= 45, (start, end)
+    assert start % 10 == 0, "a part of a segment went"  # ten records of 100,000 bytes fill a segment of 1 MiB
+    command(server, "alter", "sized", "--set", "retention.ms=1", "--unset", "retention.bytes")
+    until(lambda: bounds(server, "sized") == (60, 60), "retention.ms lets the open segment go too")
+    fill(server, "sized", 60, 1, size=10)
+
+
+# ---- readers in the middle of it ----
+
+def fetch_request(topic, offset, most):
+    body = struct.pack(">iiiibi", -1, 1000, 1, most, 0, 1)
+    body += struct.pack(">h", len(topic)) + topic.encode() + struct.pack(">iiqi", 1, 0, offset, most)
+    head = struct.pack(">hhih", 1, 4, 77, 4) + b"slow"
+    return struct.pack(">i", len(head + body)) + head + body
+
+
+@test
+def what_is_being_sent_stays_whole_though_it_is_deleted(server):
+    """A raw reader asks for 8 MB, reads a little of it, waits until the segment is gone, and reads the rest."""
+    create(server, "read", segment_bytes=16 * MIB)
+    fill(server, "read", 0, 100)
+    with socket.create_connection(("127.0.0.1", server.port), 30) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        s.settimeout(60)
+        s.sendall(fetch_request("read", 0, 8_000_000))
+        got = s.recv(1000)
+        files = os.path.join(server.data, "topics", "read-0")
+        command(server, "alter", "read", "--set", "retention.ms=1")
+        until(lambda: bounds(server, "read") == (100, 100), "retention")
+        server_side = [f for f in os.listdir(files) if f.endswith(".log")]
+        assert server_side
+        n = struct.unpack(">i", got[:4])[0]
+        while len(got) < 4 + n:
+            more = s.recv(1 << 16)
+            assert more, "the server closed in the middle"
+            got += more
+    at = 4 + 4 + 4 + 4 + 2 + len("read") + 4 + 4  # length, correlation, throttle, topics, name, partitions, number
+    error, high, stable, aborted, size = struct.unpack(">hqqii", got[at:at + 26])
+    assert (error, high, stable, aborted) == (0, 100, 100, -1) and at + 26 + size == len(got)
+    batches, seen = MemoryRecords(got[at + 26:]), 0
+    while batches.has_next():
+        for record in batches.next_batch():
+            assert record.offset == seen and record.value == b"%09d" % seen + b"x" * 99_991, f"record {seen}"
+            seen += 1
+    assert seen == 79, seen
+
+
+@test
+def a_slow_consumer_is_overtaken_and_goes_on_at_the_start(server):
+    create(server, "slow", segment_bytes=MIB, retention_bytes=3 * MIB)
+    fill(server, "slow", 0, 40)
+    consumer = KafkaConsumer("slow", bootstrap_servers=server.kafka, auto_offset_reset="earliest",
+                             max_partition_fetch_bytes=200_000, fetch_max_bytes=200_000, consumer_timeout_ms=30000)
+    seen, written = [], 40
+    while written < 120:
+        record = next(consumer)
+        seen.append(record.offset)
+        assert record.value[:9] == b"%09d" % record.offset and len(record.value) == 100_000
+        fill(server, "slow", written, 20)
+        written += 20
+        until(lambda: bounds(server, "slow")[0] >= written - 50, "retention keeps up")
+    while seen[-1] < written - 1:
+        record = next(consumer)
+        assert record.value[:9] == b"%09d" % record.offset and record.offset > seen[-1]
+        seen.append(record.offset)
+    consumer.close()
+    gaps = sum(1 for a, b in zip(seen, seen[1:]) if b != a + 1)
+    assert gaps > 0, "nothing was deleted under the reader"
+
+
+def main():
+    chosen = [t for t in TESTS if not sys.argv[3:] or t.__name__ in sys.argv[3:]]
+    for t in chosen:
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="holdfast-keeping-") as folder:
+            with Holdfast(binary, folder, "--log.retention.check.interval.ms=50ms") as server:
+                try:
+                    t(server)
+                except BaseException:
+                    print(server.log(), file=sys.stderr)
+                    raise
+        print(f"{t.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
+
+
+main()
