@@ -85,7 +85,17 @@ static const char *duration(int64_t *to, hf_str value) {
     return NULL;
 }
 
+/* "level3": what that means is a table's affair. */
+static const char *parse_level(struct hf_control *c, hf_str digits) {
+    int64_t v;
+    if (hf_str_int(digits, &v) || v < 1 || v > HF_DELAY_LEVELS_MAX) return "no level: level1, level2 …";
+    c->delay_level = (int)v;
+    return NULL;
+}
+
 static const char *parse_delay(struct hf_control *c, hf_str value) {
+    static const hf_str level = {"level", 5};
+    if (hf_str_starts(value, level)) return parse_level(c, hf_str_make(value.p + level.n, value.n - level.n));
     return duration(&c->delay_ms, value);
 }
 
@@ -121,10 +131,8 @@ static const char *parse_op(struct hf_control *c, hf_str value) {
     static const struct {
         const char *name;
         enum hf_op op;
-    } ops[] = {{"cancel", HF_OP_CANCEL},
-               {"move", HF_OP_MOVE},
-               {"prepare", HF_OP_PREPARE},
-               {"commit", HF_OP_COMMIT},
+    } ops[] = {{"cancel", HF_OP_CANCEL},    {"move", HF_OP_MOVE},       {"next", HF_OP_NEXT},
+               {"levels", HF_OP_LEVELS},    {"prepare", HF_OP_PREPARE}, {"commit", HF_OP_COMMIT},
                {"rollback", HF_OP_ROLLBACK}};
     for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
         if (!hf_str_is(value, ops[i].name)) continue;
@@ -134,9 +142,26 @@ static const char *parse_op(struct hf_control *c, hf_str value) {
     return "unknown operation";
 }
 
-static const char *refuse_recurring(struct hf_control *c, hf_str value) {
-    (void)c, (void)value;
-    return "recurring schedules are not supported";
+static const char *parse_cron(struct hf_control *c, hf_str value) {
+    if (value.n > HF_CRON_MAX) return "longer than 256 bytes";
+    c->cron = value;
+    return NULL;
+}
+
+static const char *parse_tz(struct hf_control *c, hf_str value) {
+    if (value.n > HF_ZONE_MAX) return "no time zone such as Europe/Berlin";
+    c->tz = value;
+    return NULL;
+}
+
+static const char *parse_overlap(struct hf_control *c, hf_str value) {
+    c->skips = hf_str_is(value, "skip");
+    return c->skips || hf_str_is(value, "allow") ? NULL : "neither allow nor skip";
+}
+
+static const char *parse_last_run(struct hf_control *c, hf_str value) {
+    c->last_run = value;
+    return NULL;
 }
 
 static const struct field {
@@ -154,8 +179,10 @@ static const struct field {
     FIELD(HF_HDR_ON_CONFLICT, parse_on_conflict, true),
     FIELD(HF_HDR_OP, parse_op, true),
     FIELD(HF_HDR_EXPECT, parse_expect, true),
-    FIELD(HF_HDR_CRON, refuse_recurring, true),
-    FIELD(HF_HDR_TZ, refuse_recurring, true),
+    FIELD(HF_HDR_CRON, parse_cron, true),
+    FIELD(HF_HDR_TZ, parse_tz, true),
+    FIELD(HF_HDR_OVERLAP, parse_overlap, true),
+    FIELD(HF_HDR_LAST_RUN, parse_last_run, true),
     FIELD(HF_HDR_GROUP, parse_group, true),
     FIELD(HF_HDR_KEY, parse_key, true),
     FIELD(HF_HDR_CHECK_AFTER, parse_check_after, true),
@@ -179,6 +206,7 @@ static enum hf_err refuse(struct hf_control_error *why, const char *header, cons
 static enum hf_err parse_all(const struct hf_header *headers, size_t n, struct hf_control *c,
                              struct hf_control_error *why) {
     uint32_t seen = 0;
+    _Static_assert(FIELDS <= 32, "a bit for each");
     *c = (struct hf_control){
         .due_ms = -1, .delay_ms = -1, .check_after_ms = -1, .expect = -1, .partition = -1};
     for (size_t i = 0; i < n; i++) {
@@ -199,13 +227,34 @@ static enum hf_err parse_all(const struct hf_header *headers, size_t n, struct h
 /* What schedule, move and a delayed prepare have in common. */
 static enum hf_err check_time_and_id(const struct hf_control *c, bool timeless_ok,
                                      struct hf_control_error *why) {
-    bool timed = c->due_ms >= 0 || c->delay_ms >= 0;
+    bool timed = c->due_ms >= 0 || c->delay_ms >= 0 || c->delay_level > 0;
     if (!c->topic.p) return refuse(why, HF_HDR_TOPIC, "missing: no destination");
-    if (c->due_ms >= 0 && c->delay_ms >= 0) return refuse(why, HF_HDR_DELAY, "both hf-due and hf-delay");
+    if (c->due_ms >= 0 && (c->delay_ms >= 0 || c->delay_level > 0))
+        return refuse(why, HF_HDR_DELAY, "both hf-due and hf-delay");
     if (!timed && !timeless_ok) return refuse(why, HF_HDR_DUE, "neither hf-due nor hf-delay");
-    if (!timed && c->id.p) return refuse(why, HF_HDR_ID, "needs hf-due or hf-delay");
+    if (!timed && !c->cron.p && c->id.p) return refuse(why, HF_HDR_ID, "needs hf-due or hf-delay");
     if (c->on_conflict != HF_REPLACE && !c->id.p) return refuse(why, HF_HDR_ON_CONFLICT, "needs hf-id");
     return HF_OK;
+}
+
+/* What goes with hf-cron, and what does not go without it. */
+static enum hf_err check_recurring(const struct hf_control *c, struct hf_control_error *why) {
+    if (c->cron.p && !c->id.p)
+        return refuse(why, HF_HDR_CRON, "needs hf-id: a name to change or cancel it by");
+    if (!c->cron.p && c->tz.p) return refuse(why, HF_HDR_TZ, "needs hf-cron");
+    if (!c->cron.p && c->skips) return refuse(why, HF_HDR_OVERLAP, "needs hf-cron");
+    if (c->skips && !c->group.p)
+        return refuse(why, HF_HDR_OVERLAP,
+                      "skip needs hf-group: the group that is to have done the run before");
+    return HF_OK;
+}
+
+static enum hf_err check_schedule(const struct hf_control *c, struct hf_control_error *why) {
+    enum hf_err e = check_recurring(c, why);
+    if (e) return e;
+    if (c->cron.p && (c->due_ms >= 0 || c->delay_ms >= 0 || c->delay_level > 0))
+        return refuse(why, HF_HDR_CRON, "says when: no hf-due or hf-delay goes with it");
+    return check_time_and_id(c, c->cron.p != NULL, why);
 }
 
 enum hf_err hf_control_delay(const struct hf_header *headers, size_t n, struct hf_control *out,
@@ -221,10 +270,16 @@ enum hf_err hf_control_delay(const struct hf_header *headers, size_t n, struct h
     case HF_OP_MOVE:
         if (!c.id.p) return refuse(why, HF_HDR_ID, "missing: what is to be moved");
         if (c.expect < 0) return refuse(why, HF_HDR_EXPECT, "missing: which message is to be moved");
+        if ((e = check_recurring(&c, why)) || (e = check_time_and_id(&c, false, why))) return e;
+        break;
+    case HF_OP_NEXT:
+        if (!c.id.p || !c.cron.p || c.expect < 0 || c.due_ms < 0)
+            return refuse(why, HF_HDR_OP, "next: is written by the schedule");
         if ((e = check_time_and_id(&c, false, why))) return e;
         break;
+    case HF_OP_LEVELS: break;
     case HF_OP_SCHEDULE:
-        if ((e = check_time_and_id(&c, false, why))) return e;
+        if ((e = check_schedule(&c, why))) return e;
         break;
     default: return refuse(why, HF_HDR_OP, "belongs on " HF_TOPIC_TXN);
     }
@@ -243,6 +298,7 @@ enum hf_err hf_control_txn(hf_str key, const struct hf_header *headers, size_t n
     if (!c.group.p) return refuse(why, HF_HDR_GROUP, "missing: the producer group");
     switch (c.op) {
     case HF_OP_PREPARE:
+        if (c.cron.p) return refuse(why, HF_HDR_CRON, "a recurring schedule cannot be part of a transaction");
         if ((e = check_time_and_id(&c, true, why))) return e;
         break;
     case HF_OP_COMMIT:

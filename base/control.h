@@ -10,12 +10,25 @@
 
 #include "bytes.h"
 
-enum hf_op { HF_OP_SCHEDULE, HF_OP_CANCEL, HF_OP_MOVE, HF_OP_PREPARE, HF_OP_COMMIT, HF_OP_ROLLBACK };
+enum hf_op {
+    HF_OP_SCHEDULE,
+    HF_OP_CANCEL,
+    HF_OP_MOVE,
+    HF_OP_NEXT,   /* the next run of a recurring schedule: written by the schedule, refused from clients */
+    HF_OP_LEVELS, /* the table of delay levels from here on: likewise, by the server */
+    HF_OP_PREPARE,
+    HF_OP_COMMIT,
+    HF_OP_ROLLBACK
+};
 
 enum hf_on_conflict { HF_REPLACE, HF_KEEP, HF_ONCE };
 
 enum {
-    HF_ID_MAX = 1000, /* bytes of hf-id, hf-message-id */
+    HF_ID_MAX = 1000,           /* bytes of hf-id, hf-message-id */
+    HF_CRON_MAX = 256,          /* bytes of hf-cron */
+    HF_ZONE_MAX = 64,           /* bytes of hf-tz */
+    HF_DELAY_HEADERS_MAX = 240, /* of a record that clients send to a topic of ours: moves add some */
+    HF_DELAY_LEVELS_MAX = 99,
 };
 
 /* Due times and delays end where RFC 3339 does, at the last millisecond of 9999: the sum of a time and a
@@ -29,10 +42,13 @@ struct hf_control {
     hf_str key;        /* hf-key */
     hf_str id;         /* hf-id */
     hf_str message_id; /* hf-message-id */
-    hf_str cron, tz;   /* hf-cron, hf-tz */
+    hf_str cron, tz;   /* hf-cron, hf-tz: looked into by timewheel/cron */
+    hf_str last_run;   /* hf-cron-last */
+    bool skips;        /* hf-cron-overlap: skip */
     enum hf_on_conflict on_conflict;
     int64_t due_ms;         /* hf-due; -1: absent; before 1970: 0 */
-    int64_t delay_ms;       /* hf-delay; -1: absent */
+    int64_t delay_ms;       /* hf-delay; -1: absent, or a level */
+    int delay_level;        /* hf-delay: level1 and up; 0: none */
     int64_t check_after_ms; /* hf-check-after; -1: absent */
     int64_t expect;         /* hf-expect: sequence of the message that a move is about; -1: absent */
     int32_t partition;      /* hf-partition; -1: absent */
@@ -45,8 +61,9 @@ struct hf_control_error {
 
 /* A record of holdfast.delay. HF_EINVAL and *why: no destination, both hf-due and hf-delay, neither (unless
  * cancel), a value that does not parse or overflows, an unknown op, a control header twice, a destination of
- * ours, a bad name, a cancel without an id, hf-on-conflict without an id, a negative partition, hf-cron and
- * hf-tz (recurring schedules are not supported: named as such).
+ * ours, a bad name, a cancel without an id, hf-on-conflict without an id, a negative partition, hf-cron
+ * without an id or with a time of its own, hf-tz or hf-cron-overlap without hf-cron, hf-cron-overlap: skip
+ * without hf-group. What hf-cron and hf-tz say is not looked into.
  *
  * HF_OP_MOVE is how the HTTP API changes a due time: the same message again with its new time, which takes
  * the place of the pending one only if that still has sequence hf-expect. */

@@ -14,12 +14,13 @@
 #define HF_HDR_OP          "hf-op"
 #define HF_HDR_CRON        "hf-cron"
 #define HF_HDR_TZ          "hf-tz"
+#define HF_HDR_OVERLAP     "hf-cron-overlap"
 #define HF_HDR_GROUP       "hf-group"
 #define HF_HDR_KEY         "hf-key"
 #define HF_HDR_CHECK_AFTER "hf-check-after"
 #define HF_HDR_MESSAGE_ID  "hf-message-id"
 #define HF_HDR_VERSION     "hf-version"
-#define HF_HDR_EXPECT      "hf-expect" /* set by the HTTP API's move */
+#define HF_HDR_EXPECT      "hf-expect" /* set by the HTTP API's move, and by the next run of a recurring one */
 
 /* Headers that a move adds. */
 #define HF_HDR_CREATED_AT "hf-created-at"
@@ -27,6 +28,7 @@
 #define HF_HDR_REASON     "hf-reason"
 #define HF_HDR_ATTEMPT    "hf-attempt"
 #define HF_HDR_HALVES     "hf-halves"
+#define HF_HDR_LAST_RUN   "hf-cron-last" /* of a next run: where the one before went */
 
 /* Headers of a dead letter; the first six are KIP-1191's. */
 #define HF_HDR_DLQ_TOPIC           "__dlq.errors.topic"

@@ -4,14 +4,18 @@
  * version; not transactional, not a control batch (Kafka transactions are not supported); not longer than the
  *            topic allows; its checksum matches
  *   topic    of ours: only holdfast.delay and holdfast.txn take produces
- *   record   of ours: decompresses within the limit; base/control.h; its destination exists or may be
- * created; its partition is one of the destination's
+ *   record   of ours: decompresses within the limit; base/control.h; the schedule admits it; its
+ *            destination exists or may be created; its partition is one of the destination's
+ *
+ * A schedule that is full answers NOT_ENOUGH_REPLICAS: of the errors that all clients try again after a pause
+ * and without asking for new metadata, it is the one whose meaning ("nothing was stored, the server lacks
+ * what it takes") comes nearest. THROTTLING_QUOTA_EXCEEDED is retried by the Java client but final for
+ * librdkafka.
  *
  * A batch is refused as a whole, as in Kafka. Batches for plain topics are never decompressed: their records
  * are the consumers' business. */
 #include "door.h"
 
-#include "base/control.h"
 #include "base/names.h"
 
 #include <stdlib.h>
@@ -72,6 +76,10 @@ static enum hf_err check_form(const struct door_target *t, const uint8_t *batch,
 
 static enum hf_err check_destination(const struct door_target *t, const struct hf_control *c,
                                      struct hf_control_error *why) {
+    if (c->op == HF_OP_NEXT || c->op == HF_OP_LEVELS) {
+        *why = (struct hf_control_error){HF_HDR_OP, "is written by the server itself"};
+        return HF_EINVAL;
+    }
     if (!c->topic.p || c->op == HF_OP_CANCEL) return HF_OK;
     int32_t partitions = 0;
     if (t->destination(t->arg, c->topic, &partitions)) {
@@ -96,13 +104,19 @@ static enum hf_err check_records(struct door *d, const struct door_target *t, co
         struct hf_control_error why = {NULL, NULL};
         e = batch_iter_next(d->iter, &r);
         if (e == HF_EEND) return HF_OK;
-        if (e == HF_ELIMIT) why = (struct hf_control_error){NULL, "too many headers"};
+        if (e == HF_ELIMIT || (e == HF_OK && r.header_count > HF_DELAY_HEADERS_MAX)) {
+            e = HF_ELIMIT;
+            why = (struct hf_control_error){NULL, "more than 240 headers"};
+        }
         if (e == HF_OK)
             e = delay ? hf_control_delay(r.headers, r.header_count, &c, &why)
                       : hf_control_txn(r.key, r.headers, r.header_count, &c, &why);
+        if (e == HF_OK && delay && t->admit) e = t->admit(t->arg, &c, r.key.n + r.value.n, &why);
         if (e == HF_OK) e = check_destination(t, &c, &why);
         if (e && why.reason) {
-            *no = (struct door_refusal){KAFKA_INVALID_RECORD, i, why.header, why.reason};
+            bool full = e == HF_EAGAIN;
+            *no = (struct door_refusal){full ? KAFKA_NOT_ENOUGH_REPLICAS : KAFKA_INVALID_RECORD,
+                                        full ? -1 : i, why.header, why.reason};
             return HF_EINVAL;
         }
     }

@@ -4,12 +4,13 @@
  *     struct door_refusal no = {0};
  *     if (door_check(door, &target, bytes, n, &no)) … answer no.error, no.reason …
  *
- * Form only, never state. Plain topics: one whole batch of format 2 whose checksum matches. Topics of ours
- * besides: every record obeys the rules of its topic (base/control.h); a topic that clients may not write to
- * refuses all. Pure but for the scratch memory; one thread at a time. */
+ * Form only; state only through the target's questions. Plain topics: one whole batch of format 2 whose
+ * checksum matches. Topics of ours besides: every record obeys the rules of its topic (base/control.h); a
+ * topic that clients may not write to refuses all. Pure but for the scratch memory; one thread at a time. */
 #ifndef BROKER_DOOR_H
 #define BROKER_DOOR_H
 
+#include "base/control.h"
 #include "broker/kafka_errors.h"
 #include "store/engine/batch.h"
 
@@ -27,6 +28,10 @@ struct door_target {
     /* May records be sent to this topic (it exists, or may be created and is now), and how many partitions
      * has it or will it have? HF_OK, HF_ENOTFOUND. */
     enum hf_err (*destination)(void *arg, hf_str topic, int32_t *partitions);
+    /* What only the schedule knows of a record of holdfast.delay that is right in form: whether its
+     * recurrence has a meaning, and whether there is room. HF_OK; HF_EINVAL; HF_EAGAIN: not now (the
+     * producer's client tries again). *why: text that lives until the next call. NULL: all are admitted. */
+    enum hf_err (*admit)(void *arg, const struct hf_control *c, size_t bytes, struct hf_control_error *why);
     void *arg;
 };
 
@@ -34,7 +39,7 @@ struct door_refusal {
     int16_t error;      /* Kafka's number */
     int32_t record;     /* index in the batch; -1: the batch as a whole */
     const char *header; /* which header, or "key"; NULL: none in particular */
-    const char *reason; /* static text */
+    const char *reason; /* lives until the next check */
 };
 
 /* HF_OK: may enter. HF_EINVAL: *no says why. */

@@ -1,4 +1,5 @@
 /* holdfast send: messages from arguments, lines, or JSON lines as holdfast tail --json prints them. */
+#include "base/control.h"
 #include "base/duration.h"
 #include "common.h"
 
@@ -11,7 +12,7 @@ enum { HEADERS_MAX = 100 };
 
 struct send {
     struct cli_server at;
-    const char *key, *delay, *due, *id, *message_id, *conflict;
+    const char *key, *delay, *due, *id, *message_id, *conflict, *cron, *tz, *cron_group;
     bool jsonl, json;
 };
 
@@ -20,8 +21,11 @@ struct send {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct send),
     TEXT("key", key, "K", "key of every message"),
-    TEXT("delay", delay, "TIME", "held for so long: 250ms 30s 15m 2h 7d"),
+    TEXT("delay", delay, "TIME", "held for so long: 250ms 30s 15m 2h 7d, or level3 of the server's table"),
     TEXT("due", due, "TIME", "held until then: 2026-03-01T12:00:00Z, or milliseconds since 1970"),
+    TEXT("cron", cron, "EXPRESSION", "again and again: \"0 9 * * MON-FRI\", @daily; needs --id"),
+    TEXT("tz", tz, "ZONE", "of --cron: Europe/Berlin; default UTC"),
+    TEXT("cron.group", cron_group, "G", "of --cron: not while this group has not done the run before"),
     TEXT("id", id, "ID", "a name for the schedule: the same again replaces it"),
     TEXT("on.conflict", conflict, "replace|keep|once", "what an id that is pending does"),
     TEXT("message.id", message_id, "ID", "identity, for deduplication"),
@@ -127,11 +131,15 @@ static enum hf_err send_object(struct job *j, const json_t *o, int64_t number) {
     hf_message m = j->pattern;
     const char *topic = json_string_value(json_object_get(o, "topic"));
     const char *id = json_string_value(json_object_get(o, "id"));
+    const char *cron = json_string_value(json_object_get(o, "cron")),
+               *tz = json_string_value(json_object_get(o, "tz"));
     const char *message_id = json_string_value(json_object_get(o, "message_id"));
     enum hf_err e = HF_OK;
     hf_str key;
     if (!m.topic) m.topic = topic;
     if (id) m.id = id;
+    if (cron) m.cron = cron;
+    if (cron && tz) m.tz = tz;
     if (message_id) m.message_id = message_id;
     m.header_count = headers_of(o, headers, memory + 2);
     for (size_t i = 0; i < j->pattern.header_count && m.header_count < HEADERS_MAX; i++)
@@ -209,15 +217,42 @@ static enum hf_err send_all(struct job *j, bool jsonl, const char *const *values
 
 /* ---- flags ---- */
 
+/* Kafka's clients do not pass on why a record was refused, so the server is asked first. One that cannot be
+ * asked gets the record all the same. */
+static enum hf_err check_cron(const struct send *s) {
+    char cron[1000], tz[300], path[1400];
+    int status = 0;
+    json_t *answer = NULL;
+    if (!client_path_segment(s->cron, cron, sizeof cron) ||
+        !client_path_segment(s->tz ? s->tz : "UTC", tz, sizeof tz))
+        return client_error(HF_EINVAL, "cron or tz is too long");
+    (void)snprintf(path, sizeof path, "/v1/schedule-next?cron=%s&tz=%s", cron, tz);
+    if (client_api(s->at.api, "GET", path, NULL, CLI_TIMEOUT_MS, &status, &answer)) return HF_OK;
+    const char *why = json_string_value(json_object_get(answer, "error"));
+    enum hf_err e =
+        status == 400 ? client_error(HF_EINVAL, "%s", why ? why : "the server refuses it") : HF_OK;
+    json_decref(answer);
+    return e;
+}
+
 static int take_flags(struct job *j, const struct send *s, const char *const *headers, size_t count) {
     static const char *const conflicts[] = {"replace", "keep", "once"};
     j->pattern =
         (hf_message){.topic = j->topic, .key = hf_str_of(s->key), .id = s->id, .message_id = s->message_id};
-    if (s->delay && hf_duration_parse(hf_str_of(s->delay), &j->pattern.delay_ms))
+    bool level = s->delay && strncmp(s->delay, "level", 5) == 0;
+    int64_t number = 0;
+    if (level && (hf_str_int(hf_str_of(s->delay + 5), &number) || number < 1 || number > HF_DELAY_LEVELS_MAX))
+        return cli_usage("send", "delay \"%s\": level1 and up", s->delay);
+    j->pattern.delay_level = (int32_t)number;
+    j->pattern.cron = s->cron;
+    j->pattern.tz = s->tz;
+    j->pattern.cron_group = s->cron_group;
+    if (s->delay && !level && hf_duration_parse(hf_str_of(s->delay), &j->pattern.delay_ms))
         return cli_usage("send", "delay \"%s\": 250ms 30s 15m 2h 7d", s->delay);
     if (s->due && hf_time_parse(hf_str_of(s->due), &j->pattern.due_ms))
         return cli_usage("send", "due \"%s\": 2026-03-01T12:00:00Z, or milliseconds since 1970", s->due);
-    if (s->delay && s->due) return cli_usage("send", "delay and due: one of them");
+    if (!!s->delay + !!s->due + !!s->cron > 1) return cli_usage("send", "delay, due and cron: one of them");
+    if (s->cron && !s->id) return cli_usage("send", "cron needs an id: a name to change or cancel it by");
     int found = -1;
     for (int i = 0; s->conflict && i < 3; i++)
         if (strcmp(s->conflict, conflicts[i]) == 0) found = i;
@@ -254,6 +289,10 @@ int cli_send(int argc, char **argv) {
         stop = true;
     }
     if (!stop && (status = take_flags(&j, &s, headers, count)) != CLI_DONE) stop = true;
+    if (!stop && s.cron && check_cron(&s)) {
+        status = cli_usage("send", "%s", hf_errmsg());
+        stop = true;
+    }
     if (!stop) {
         enum hf_err e = cli_connect(&s.at, &j.client);
         if (!e) e = send_all(&j, s.jsonl, c.rest + (j.topic ? 1 : 0));

@@ -45,6 +45,17 @@ static void add_int(struct composed *c, const char *name, int64_t value) {
     add(c, name, hf_str_make(at, (size_t)n));
 }
 
+static void add_level(struct composed *c, int32_t level) {
+    char *at = c->text + c->text_used;
+    int n = snprintf(at, sizeof c->text - c->text_used, "level%" PRId32, level);
+    c->text_used += (size_t)n + 1;
+    add(c, HF_HDR_DELAY, hf_str_make(at, (size_t)n));
+}
+
+static bool has_time(const hf_message *m) {
+    return m->delay_ms > 0 || m->due_ms > 0 || m->delay_level > 0 || m->cron;
+}
+
 static enum hf_err check_headers(const hf_message *m) {
     if (m->header_count > 0 && !m->headers)
         return client_error(HF_EINVAL, "message to \"%s\": header_count without headers", m->topic);
@@ -76,6 +87,14 @@ static enum hf_err check_message(const hf_message *m) {
         return client_error(HF_EINVAL,
                             "message to \"%s\": delay_ms and due_ms: one of them at most, and not negative",
                             m->topic);
+    if (m->delay_level < 0 || (m->delay_level > 0 && (m->delay_ms > 0 || m->due_ms > 0)))
+        return client_error(
+            HF_EINVAL, "message to \"%s\": delay_level, delay_ms and due_ms: one of them at most", m->topic);
+    if (m->cron && (!m->id || m->delay_ms > 0 || m->due_ms > 0 || m->delay_level > 0))
+        return client_error(HF_EINVAL, "message to \"%s\": cron needs an id, and no time of its own",
+                            m->topic);
+    if (!m->cron && (m->tz || m->cron_group))
+        return client_error(HF_EINVAL, "message to \"%s\": tz and cron_group go with cron", m->topic);
     if (m->partition < 0)
         return client_error(HF_EINVAL, "message to \"%s\": partition: use HF_PARTITION(n)", m->topic);
     if ((m->id && !*m->id) || (m->message_id && !*m->message_id))
@@ -89,10 +108,17 @@ static void add_destination(struct composed *c, const hf_message *m) {
     add_text(c, HF_HDR_TOPIC, m->topic);
     if (m->due_ms > 0) add_int(c, HF_HDR_DUE, m->due_ms);
     if (m->delay_ms > 0) add_int(c, HF_HDR_DELAY, m->delay_ms);
+    if (m->delay_level > 0) add_level(c, m->delay_level);
     if (m->partition > 0) add_int(c, HF_HDR_PARTITION, m->partition - 1);
     add_text(c, HF_HDR_ID, m->id);
     if (m->id && (unsigned)m->on_conflict <= HF_CONFLICT_ONCE)
         add_text(c, HF_HDR_ON_CONFLICT, conflict[m->on_conflict]);
+    add_text(c, HF_HDR_CRON, m->cron);
+    add_text(c, HF_HDR_TZ, m->tz);
+    if (m->cron_group) {
+        add_text(c, HF_HDR_OVERLAP, "skip");
+        add_text(c, HF_HDR_GROUP, m->cron_group);
+    }
 }
 
 static void add_callers(struct composed *c, const hf_message *m) {
@@ -107,11 +133,11 @@ enum hf_err compose_message(struct composed *out, const hf_message *m) {
     if (e) return e;
     out->record.key = m->key;
     out->record.value = m->value;
-    if (m->delay_ms > 0 || m->due_ms > 0 || m->id) {
+    if (has_time(m) || m->id) {
         out->record.topic = HF_TOPIC_DELAY;
         out->record.move = true;
         add_destination(out, m);
-        if (m->delay_ms == 0 && m->due_ms == 0) add_int(out, HF_HDR_DELAY, 0);
+        if (!has_time(m)) add_int(out, HF_HDR_DELAY, 0);
     } else {
         out->record.topic = m->topic;
         out->record.partition = m->partition - 1;
@@ -139,6 +165,8 @@ static enum hf_err compose_txn(struct composed *out, const char *group, const ch
 enum hf_err compose_half(struct composed *out, const char *group, const char *id, const hf_message *m,
                          const char *message_id, int64_t check_after_ms) {
     enum hf_err e = check_message(m);
+    if (!e && m->cron)
+        e = client_error(HF_EINVAL, "transaction \"%s\": a recurring schedule cannot be part of it", id);
     if (!e) e = compose_txn(out, group, id, "prepare", m->header_count);
     if (e) return e;
     out->record.value = m->value;

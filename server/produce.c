@@ -57,6 +57,10 @@ static enum hf_err destination(void *arg, hf_str topic, int32_t *partitions) {
     return e == HF_OK || e == HF_EEXIST ? HF_OK : HF_ENOTFOUND;
 }
 
+static enum hf_err admit(void *arg, const struct hf_control *c, size_t bytes, struct hf_control_error *why) {
+    return server_delay_admit(arg, c, bytes, why);
+}
+
 static void log_refusal(struct produce *p, struct broker_request *rq, hf_str topic,
                         const struct door_refusal *no) {
     uint64_t suppressed;
@@ -129,8 +133,10 @@ static void produce_one(struct produce *p, struct broker_request *rq, hf_str top
     struct door_target target = {
         .topic = topic,
         .version = rq->version,
-        .message_max = (size_t)info.settings.value[LOG_MESSAGE_MAX],
+        .message_max = hf_topic_is_ours(topic) ? (size_t)p->server->settings->message_max
+                                               : (size_t)info.settings.value[LOG_MESSAGE_MAX],
         .destination = destination,
+        .admit = admit,
         .arg = p->server,
     };
     if (door_check(p->door, &target, (const uint8_t *)records.p, records.n, &no)) {

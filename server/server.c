@@ -45,8 +45,9 @@ static void on_created(void *arg, enum hf_err e) {
 static enum hf_err create_topic(struct server *s, hf_str name) {
     struct creation c = {false, HF_OK};
     struct log_topic_config config = {.partitions = 1, .internal = true};
-    /* A rejected message is a message with a reason: it always fits. */
-    if (hf_str_is(name, HF_TOPIC_REJECTED))
+    /* A rejected message is a message with a reason, and what the schedule writes again (a next run, a moved
+     * one) is a message with a condition: both always fit. */
+    if (!hf_str_is(name, HF_TOPIC_TXN))
         log_settings_put(&config.settings, LOG_MESSAGE_MAX, s->settings->message_max + REASON_ROOM);
     enum hf_err e = log_topic_create(s->log, name, &config, on_created, &c);
     if (e == HF_EEXIST) return HF_OK;

@@ -26,7 +26,9 @@ struct server_settings {
     int64_t retention_check_ms;
     bool auto_create;
     const char *log_level;
-    int64_t id_memory_ms, offsets_retention_ms;
+    int64_t id_memory_ms, id_memory_bytes, offsets_retention_ms;
+    int64_t schedule_memory;
+    const char *partitioner, *delay_levels;
     int64_t txn_check_after_ms, txn_check_interval_ms, txn_check_attempts, txn_live_max,
         txn_destination_wait_ms;
 };

@@ -5,6 +5,7 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
+#include "base/control.h"
 #include "broker/broker.h"
 #include "server.h"
 #include "store/log/log.h"
@@ -119,6 +120,10 @@ int16_t server_setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum 
                             hf_str *why);
 int16_t server_setting_take(struct hf_arena *a, hf_str topic, hf_str name, hf_str value,
                             struct log_settings *to, hf_str *why);
+
+/* What only the schedule knows of a record of holdfast.delay that is right in form (broker/door.h, admit). */
+HF_CHECK enum hf_err server_delay_admit(struct server *s, const struct hf_control *c, size_t bytes,
+                                        struct hf_control_error *why);
 
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
     server_configs, server_records, server_producers, server_groups, server_delay, server_txn, server_health;

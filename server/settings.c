@@ -1,6 +1,8 @@
 /* The settings of `holdfast serve`, once: each row is a flag, a variable and a key of the config file. */
 #include "server_internal.h"
 
+#include "timewheel/schedule/schedule.h"
+
 #include <string.h>
 
 #define AT(field) offsetof(struct server_settings, field)
@@ -48,6 +50,14 @@ static const struct hf_option rows[] = {
      "largest request"},
     {"id.memory.ms", HF_OPTION_MS, AT(id_memory_ms), "7d", 1000, HF_DAYS(3650), "TIME",
      "how long the ids of finished schedules and decided transactions are remembered"},
+    {"id.memory.bytes", HF_OPTION_BYTES, AT(id_memory_bytes), "256MiB", 1 << 20, INT64_C(1) << 50, "BYTES",
+     "disk for the ids of schedules: past it finished ones are forgotten earlier"},
+    {"schedule.memory.bytes", HF_OPTION_BYTES, AT(schedule_memory), "8MiB", 1 << 20, 1 << 30, "BYTES",
+     "memory for delayed messages not yet in a run; twice while one is written"},
+    {"destination.partitioner", HF_OPTION_TEXT, AT(partitioner), "murmur2", 0, 0, "NAME",
+     "partition of a delayed message by its key: murmur2 as the Java client, crc32 as librdkafka"},
+    {"delay.levels", HF_OPTION_TEXT, AT(delay_levels), SCHEDULE_LEVELS, 0, 0, "TIMES",
+     "what hf-delay: level1, level2 … mean; separated by spaces"},
     {"offsets.retention.ms", HF_OPTION_MS, AT(offsets_retention_ms), "7d", 0, HF_DAYS(36500), "TIME",
      "a group without members and commits loses its offsets after so long, counted anew at each start; 0: "
      "never"},
@@ -114,6 +124,15 @@ enum hf_err server_settings_check(const struct server_settings *s, const char **
         (void)snprintf(text, sizeof(text), "%s is %s", log_setting_infos[wrong].name,
                        log_setting_infos[wrong].allowed);
         *why = text;
+        return HF_EINVAL;
+    }
+    size_t levels;
+    if (schedule_check_levels(hf_str_of(s->delay_levels), &levels)) {
+        *why = "delay.levels: 1 to 99 durations such as 1s, 10m or 2h, separated by spaces";
+        return HF_EINVAL;
+    }
+    if (strcmp(s->partitioner, "murmur2") != 0 && strcmp(s->partitioner, "crc32") != 0) {
+        *why = "destination.partitioner is neither murmur2 nor crc32";
         return HF_EINVAL;
     }
     if (s->request_max < s->message_max + 4096) {

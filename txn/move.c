@@ -91,8 +91,12 @@ static enum hf_err outgoing_end(struct txn *t, struct flight *f, struct outgoing
 
 static void add_due(struct flight *f, struct outgoing *o, const struct hf_control *c, int64_t decided_ms) {
     int64_t due = c->due_ms;
+    if (c->delay_level > 0) { /* what a level means is known there */
+        add(o, HF_HDR_DELAY, hf_arena_printf(&f->arena, "level%d", c->delay_level));
+        due = 0;
+    }
     if (due < 0) due = decided_ms > HF_TIME_MAX_MS - c->delay_ms ? HF_TIME_MAX_MS : decided_ms + c->delay_ms;
-    add(o, HF_HDR_DUE, hf_arena_printf(&f->arena, "%lld", (long long)due));
+    if (c->delay_level == 0) add(o, HF_HDR_DUE, hf_arena_printf(&f->arena, "%lld", (long long)due));
     if (c->id.p) add(o, HF_HDR_ID, hf_arena_str(&f->arena, c->id));
     if (c->on_conflict != HF_REPLACE)
         add(o, HF_HDR_ON_CONFLICT, c->on_conflict == HF_KEEP ? HF_STR("keep") : HF_STR("once"));
@@ -109,7 +113,7 @@ static enum hf_err move_half(struct txn *t, struct flight *f, const struct live 
     struct hf_control c;
     struct hf_control_error why;
     if (hf_control_txn(r->key, r->headers, r->header_count, &c, &why)) return HF_ECORRUPT;
-    bool delayed = c.due_ms >= 0 || c.delay_ms >= 0;
+    bool delayed = c.due_ms >= 0 || c.delay_ms >= 0 || c.delay_level > 0;
     hf_str destination = hf_arena_str(&f->arena, c.topic);
     struct outgoing o;
     if (!outgoing_begin(f, &o, r, c.key) || !destination.p) return HF_ENOMEM;

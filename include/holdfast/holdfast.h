@@ -91,6 +91,12 @@ typedef struct hf_message {
     hf_conflict on_conflict;
     const char *message_id; /* identity that survives every move and that workers deduplicate by
                                ("order-1042/paid"); NULL: where the message was accepted */
+    int32_t delay_level;    /* > 0: instead of delay_ms, a level of the server's table (delay.levels) */
+    const char
+        *cron;      /* fires again and again: "0 9 * * MON-FRI", "@daily"; needs id, and no time of its own */
+    const char *tz; /* of cron: "Europe/Berlin"; NULL: UTC */
+    const char
+        *cron_group; /* of cron: a run is left out while this consumer group has not done the one before */
 } hf_message;
 
 /* Where and when a message was accepted. A delayed message is accepted by topic holdfast.delay. */

@@ -83,8 +83,26 @@ static const struct row delay_rows[] = {
     {{"hf-topic=t", "hf-delay=1", "hf-partition=-1"}, "hf-partition"},
     {{"hf-topic=t", "hf-delay=1", "hf-partition=2147483648"}, "hf-partition"},
     {{"hf-topic=t", "hf-delay=1", "hf-partition=two"}, "hf-partition"},
-    {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a"}, "hf-cron"},
+    /* recurring */
+    {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a"}, NULL},
+    {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a", "hf-tz=UTC", "hf-on-conflict=keep"}, NULL},
+    {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-cron-overlap=skip", "hf-group=g"}, NULL},
+    {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-cron-overlap=skip"}, "hf-cron-overlap"},
+    {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-cron-overlap=maybe"}, "hf-cron-overlap"},
+    {{"hf-topic=t", "hf-delay=1", "hf-cron-overlap=skip", "hf-group=g"}, "hf-cron-overlap"},
+    {{"hf-topic=t", "hf-cron=* * * * *"}, "hf-cron"},
+    {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a", "hf-delay=1"}, "hf-cron"},
+    {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a", "hf-due=1"}, "hf-cron"},
     {{"hf-topic=t", "hf-delay=1", "hf-tz=Europe/Berlin"}, "hf-tz"},
+    {{"hf-topic=t", "hf-op=next", "hf-id=a", "hf-cron=@daily", "hf-due=5"}, "hf-op"},
+    {{"hf-topic=t", "hf-op=next", "hf-id=a", "hf-cron=@daily", "hf-due=5", "hf-expect=2"}, NULL},
+    /* levels */
+    {{"hf-topic=t", "hf-delay=level1"}, NULL},
+    {{"hf-topic=t", "hf-delay=level99"}, NULL},
+    {{"hf-topic=t", "hf-delay=level0"}, "hf-delay"},
+    {{"hf-topic=t", "hf-delay=level100"}, "hf-delay"},
+    {{"hf-topic=t", "hf-delay=level"}, "hf-delay"},
+    {{"hf-topic=t", "hf-delay=level3", "hf-due=1"}, "hf-delay"},
 };
 
 static const struct row txn_rows[] = {
@@ -93,6 +111,8 @@ static const struct row txn_rows[] = {
     {{"hf-group=g", "hf-op=prepare", "hf-topic=t", "hf-delay=1s", "hf-id=a", "hf-on-conflict=keep"}, NULL},
     {{"hf-group=g", "hf-op=commit"}, NULL},
     {{"hf-group=g", "hf-op=rollback"}, NULL},
+    {{"hf-group=g", "hf-op=prepare", "hf-topic=t", "hf-delay=level3"}, NULL},
+    {{"hf-group=g", "hf-op=prepare", "hf-topic=t", "hf-cron=@daily", "hf-id=a"}, "hf-cron"},
     {{"hf-op=commit"}, "hf-group"},
     {{"hf-group=a b", "hf-op=commit"}, "hf-group"},
     {{"hf-group=g"}, "hf-op"},

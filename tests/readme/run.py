@@ -35,7 +35,7 @@ def matches(expected, printed):
 
 
 def run(command, expected, folder, deadline_s=20):
-    looks = re.search(r"\blist\b|kcat -C", command)
+    looks = re.search(r"\blist\b|\bshow\b|kcat -C", command)
     until = time.monotonic() + deadline_s
     while True:
         done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)

@@ -133,6 +133,62 @@ def wrong_records_are_refused_and_nothing_else():
     check("others go on", consume("after", 1)[0][3] == "v")
 
 
+def command(*words, status=0):
+    run = subprocess.run([binary, *words, "--server", server.kafka, "--api", server.http], text=True, capture_output=True,
+                         timeout=60)
+    check(f"{words}: {run.returncode} {run.stdout} {run.stderr}", run.returncode == status)
+    return run.stdout + run.stderr
+
+
+def a_recurring_message_is_shown_moved_and_cancelled():
+    text = command("send", "cron", "v", "--cron", "0 25 * * *", "--id", "job", status=2)
+    check(f"field, position and range: {text}", "hour, character 3" in text and "0-23" in text)
+    text = command("send", "cron", "v", "--cron", "@daily", "--tz", "Mars/Olympus", "--id", "job", status=2)
+    check(f"zone: {text}", "Mars/Olympus" in text)
+    run = subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "holdfast.delay", "-H", "hf-topic=cron", "-H",
+                          "hf-cron=* * * 13 *", "-H", "hf-id=job"], input="k:v\n", text=True, capture_output=True, timeout=60)
+    check(f"refused at the door: {run.stderr}", "INVALID_RECORD" in run.stderr or "failed" in run.stderr)
+    check("told in the log", "month, character 7" in server.log())
+    command("send", "cron", "v", "--key", "k", "--cron", "0 9 * * MON-FRI", "--tz", "Europe/Berlin", "--id", "job")
+    shown = {}
+
+    def is_shown():
+        run = subprocess.run([binary, "schedule", "show", "cron", "job", "--api", server.http], text=True,
+                             capture_output=True, timeout=30)
+        shown.update(json.loads(run.stdout) if run.returncode == 0 else {})
+        return run.returncode == 0
+
+    wait_for("it pends", is_shown)
+    check(f"shown: {shown}", shown["cron"] == "0 9 * * MON-FRI" and shown["tz"] == "Europe/Berlin" and len(shown["next"]) == 5)
+    check("the pending one comes first", shown["next"][0] == shown["due"] and shown["next"] == sorted(shown["next"]))
+    check("moved", schedule("move", "cron", "job", "--delay", "1ms").strip() == "moved")
+    (_, _, _, value, headers), = consume("cron", 1)
+    check(f"an identity of its own: {headers}", value == "v" and headers["hf-message-id"].endswith("#" + headers["hf-due"]))
+    wait_for("the series goes on", is_shown)
+    check("at its own time", shown["next"][0] == shown["due"] and shown["cron"] == "0 9 * * MON-FRI")
+    server.stop(signal.SIGKILL)
+    server.start()
+    wait_for("it pends after a crash", is_shown)
+    check("cancelled", schedule("cancel", "cron", "job").strip() == "cancelled")
+    schedule("show", "cron", "job", status=1)
+
+
+def delay_levels_are_a_table_of_the_server():
+    produce(["k:level"], "hf-topic=levels", "hf-delay=level1")
+    (at, _, _, _, headers), = consume("levels", 1)
+    check("level1 is 1 s", int(headers["hf-due"]) == int(headers["hf-created-at"]) + 1000 and at >= int(headers["hf-due"]))
+    run = subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "holdfast.delay", "-H", "hf-topic=levels", "-H",
+                          "hf-delay=level19"], input="k:v\n", text=True, capture_output=True, timeout=60)
+    check(f"refused: {run.stderr}", run.returncode != 0 or "failed" in run.stderr)
+    server.stop()
+    server.flags = ["--delay.levels=20ms 30ms"]
+    server.start()
+    command("send", "levels", "v", "--delay", "level2")
+    wait_for("another table", lambda: holds("levels") == 2)
+    rows = consume("levels", 2)
+    check("level2 is 30 ms", int(rows[1][4]["hf-due"]) == int(rows[1][4]["hf-created-at"]) + 30)
+
+
 def main():
     global server, binary
     options = argparse.ArgumentParser()
@@ -147,7 +203,9 @@ def main():
             for test, arguments in ((arrives_at_its_time_and_never_before, (o.messages,)),
                                     (is_listed_shown_moved_and_cancelled, ()), (keys_keep_their_partitions, ()),
                                     (a_kill_loses_and_doubles_nothing, (2000,)),
-                                    (wrong_records_are_refused_and_nothing_else, ())):
+                                    (wrong_records_are_refused_and_nothing_else, ()),
+                                    (a_recurring_message_is_shown_moved_and_cancelled, ()),
+                                    (delay_levels_are_a_table_of_the_server, ())):
                 test(*arguments)
                 print(f"ok {test.__name__}", flush=True)
             check("a clean stop", server.stop() == 0)

@@ -15,6 +15,11 @@
  *     move         tombstone, take in: MOVED,     as cancel                     UNKNOWN
  *                  or CHANGED if not the expected
  *
+ * A recurring schedule whose run is due and whose next run has not been read is neither pending nor finished,
+ * it is running: replace takes in (REPLACED), keep and once keep (KEPT), cancel ends the series (CANCELLED),
+ * a move is to come again (CHANGED). The record of the next run is taken in if the id is still that of the
+ * run before, or forgotten; else the series ended in between.
+ *
  * Only what is written above in capitals leaves an outcome; an ordinary schedule needs no entry.
  *
  * Order over partitions: a record whose time lies below the stable time has no unread one before it. With one
@@ -50,6 +55,7 @@ static enum hf_err take_in(struct schedule *s, const struct op *op, hf_str topic
                         .key = op->record->key,
                         .value = op->record->value};
     if (m.accepted_ms > m.place.due) m.accepted_ms = m.place.due;
+    if (op->control.cron.p) m.flags = ENTRY_CRON;
     hf_buf_reset(&s->scratch);
     enum hf_err e = entry_encode(&s->scratch, &m, headers, header_count);
     return e ? e : gather_add(s->active, op->place, hf_buf_view(&s->scratch), out);
@@ -89,48 +95,66 @@ static enum hf_err bury(struct schedule *s, const struct id_state *victim) {
     return HF_OK;
 }
 
-enum standing { STANDS_PENDING, STANDS_DELIVERED, STANDS_CANCELLED, STANDS_UNKNOWN };
+enum standing { STANDS_PENDING, STANDS_DELIVERED, STANDS_CANCELLED, STANDS_UNKNOWN, STANDS_RUNNING };
 
 static enum standing standing_of(const struct schedule *s, const struct id_state *id, int64_t now_ms) {
     if (!id->found) return STANDS_UNKNOWN;
     bool cancelled = id->kind == ID_CANCELLED;
     if (!cancelled && id->place.due > now_ms) return STANDS_PENDING;
+    if (id->kind == ID_RECURRING) return STANDS_RUNNING;
     int64_t finished_ms = cancelled ? id->at_ms : id->place.due;
     if (finished_ms < now_ms - s->o.id_memory_ms || finished_ms < s->id_horizon_ms) return STANDS_UNKNOWN;
     return cancelled ? STANDS_CANCELLED : STANDS_DELIVERED;
 }
 
-enum deed { NOTHING, TAKE_IN, REPLACE, CANCEL };
+enum deed { NOTHING, TAKE_IN, REPLACE, CANCEL, END };
 
 struct decision {
     enum deed deed;
     enum schedule_outcome outcome;
 };
 
+/* The run before is expected to be running; it pends only if its first time was reckoned anew, otherwise. */
+static struct decision decide_next(const struct op *op, const struct id_state *id, enum standing standing) {
+    bool ours = id->found && id->kind == ID_RECURRING && id->place.seq == (uint64_t)op->control.expect;
+    if (id->found && !ours) return (struct decision){NOTHING, SCHEDULE_SCHEDULED};
+    return (struct decision){standing == STANDS_PENDING ? REPLACE : TAKE_IN, SCHEDULE_SCHEDULED};
+}
+
 static struct decision decide(const struct op *op, const struct id_state *id, enum standing standing) {
-    static const struct decision schedule[3][4] = {
-        /*              pending                      delivered                     cancelled unknown */
+    static const struct decision schedule[3][5] = {
+        /* pending, delivered, cancelled, unknown, running */
         [HF_REPLACE] = {{REPLACE, SCHEDULE_REPLACED},
                         {TAKE_IN, SCHEDULE_SCHEDULED},
                         {TAKE_IN, SCHEDULE_SCHEDULED},
-                        {TAKE_IN, SCHEDULE_SCHEDULED}},
+                        {TAKE_IN, SCHEDULE_SCHEDULED},
+                        {TAKE_IN, SCHEDULE_REPLACED}},
         [HF_KEEP] = {{NOTHING, SCHEDULE_KEPT},
                      {TAKE_IN, SCHEDULE_SCHEDULED},
                      {TAKE_IN, SCHEDULE_SCHEDULED},
-                     {TAKE_IN, SCHEDULE_SCHEDULED}},
+                     {TAKE_IN, SCHEDULE_SCHEDULED},
+                     {NOTHING, SCHEDULE_KEPT}},
         [HF_ONCE] = {{NOTHING, SCHEDULE_KEPT},
                      {NOTHING, SCHEDULE_FINISHED},
                      {NOTHING, SCHEDULE_FINISHED},
-                     {TAKE_IN, SCHEDULE_SCHEDULED}},
+                     {TAKE_IN, SCHEDULE_SCHEDULED},
+                     {NOTHING, SCHEDULE_KEPT}},
     };
-    static const struct decision other[4] = {{CANCEL, SCHEDULE_CANCELLED},
-                                             {NOTHING, SCHEDULE_ALREADY_DELIVERED},
-                                             {NOTHING, SCHEDULE_CANCELLED},
-                                             {NOTHING, SCHEDULE_UNKNOWN}};
+    static const struct decision other[2][5] = {{{CANCEL, SCHEDULE_CANCELLED},
+                                                 {NOTHING, SCHEDULE_ALREADY_DELIVERED},
+                                                 {NOTHING, SCHEDULE_CANCELLED},
+                                                 {NOTHING, SCHEDULE_UNKNOWN},
+                                                 {END, SCHEDULE_CANCELLED}},
+                                                {{REPLACE, SCHEDULE_MOVED},
+                                                 {NOTHING, SCHEDULE_ALREADY_DELIVERED},
+                                                 {NOTHING, SCHEDULE_CANCELLED},
+                                                 {NOTHING, SCHEDULE_UNKNOWN},
+                                                 {NOTHING, SCHEDULE_CHANGED}}};
+    if (op->control.op == HF_OP_NEXT) return decide_next(op, id, standing);
     if (op->control.op == HF_OP_SCHEDULE) return schedule[op->control.on_conflict][standing];
-    if (op->control.op == HF_OP_CANCEL || standing != STANDS_PENDING) return other[standing];
-    if (id->place.seq != (uint64_t)op->control.expect) return (struct decision){NOTHING, SCHEDULE_CHANGED};
-    return (struct decision){REPLACE, SCHEDULE_MOVED};
+    bool moves = op->control.op == HF_OP_MOVE;
+    bool another = moves && standing == STANDS_PENDING && id->place.seq != (uint64_t)op->control.expect;
+    return another ? (struct decision){NOTHING, SCHEDULE_CHANGED} : other[moves][standing];
 }
 
 static enum hf_err apply_with_id(struct schedule *s, const struct op *op) {
@@ -144,8 +168,8 @@ static enum hf_err apply_with_id(struct schedule *s, const struct op *op) {
     struct item *item = NULL;
     if (d.deed == TAKE_IN || d.deed == REPLACE) {
         e = take_in(s, op, op->control.topic, r->headers, r->header_count, &item);
-        if (!e) e = write_id(s, op, ID_PENDING, op->place, item);
-    } else if (d.deed == CANCEL) {
+        if (!e) e = write_id(s, op, op->control.cron.p ? ID_RECURRING : ID_PENDING, op->place, item);
+    } else if (d.deed == CANCEL || d.deed == END) {
         e = write_id(s, op, ID_CANCELLED, id.place, NULL);
     }
     if (!e && (d.deed == REPLACE || d.deed == CANCEL)) e = bury(s, &id);
@@ -159,22 +183,43 @@ static enum hf_err apply_bad(struct schedule *s, struct op *op, const struct hf_
     memcpy(s->headers, r->headers, n * sizeof s->headers[0]);
     s->headers[n] = (struct hf_header){HF_STR(HF_HDR_REASON), hf_str_of(why->reason)};
     op->control = (struct hf_control){.partition = -1};
-    op->flags = ENTRY_BAD;
+    op->flags = 0;
     op->asked_ms = r->timestamp_ms;
     op->place = (struct place){r->timestamp_ms, r->sequence};
     struct item *item;
     return take_in(s, op, HF_STR(HF_TOPIC_REJECTED), s->headers, n + 1, &item);
 }
 
+/* A recurring one's wait is no interval: it ignores the monotonic clock. */
+static enum hf_err find_out_when(struct schedule *s, struct op *op) {
+    const struct hf_control *c = &op->control;
+    int64_t accepted_ms = op->record->timestamp_ms;
+    bool first = c->op == HF_OP_SCHEDULE && c->cron.p;
+    if (first) return recurring_next(s, c->cron, c->tz, accepted_ms, &op->asked_ms);
+    bool relative = c->delay_ms >= 0 || c->delay_level > 0;
+    int64_t delay_ms = c->delay_level > 0 ? levels_ms(&s->levels, c->delay_level) : c->delay_ms;
+    op->asked_ms = relative ? accepted_ms + delay_ms : c->due_ms;
+    op->flags = relative ? ENTRY_RELATIVE : 0;
+    return HF_OK;
+}
+
+static enum hf_err apply_levels(struct schedule *s, const struct engine_record *r) {
+    struct levels l;
+    if (levels_parse(r->value, &l) == HF_OK) s->levels = l;
+    return HF_OK;
+}
+
 static enum hf_err apply(struct schedule *s, int32_t partition, const struct engine_record *r) {
+    static const struct hf_control_error no_time = {HF_HDR_CRON, "hf-cron or hf-tz names no time"};
     struct op op = {.record = r, .partition = partition};
     struct hf_control_error why;
     s->count.accepted++;
     if (hf_control_delay(r->headers, r->header_count, &op.control, &why)) return apply_bad(s, &op, &why);
-    bool relative = op.control.delay_ms >= 0;
-    op.asked_ms = relative ? r->timestamp_ms + op.control.delay_ms : op.control.due_ms;
+    if (op.control.op == HF_OP_LEVELS) return apply_levels(s, r);
+    enum hf_err e = find_out_when(s, &op);
+    if (e == HF_EINVAL || e == HF_EEND) return apply_bad(s, &op, &no_time);
+    if (e) return e;
     op.place = (struct place){op.asked_ms > r->timestamp_ms ? op.asked_ms : r->timestamp_ms, r->sequence};
-    op.flags = relative ? ENTRY_RELATIVE : 0;
     if (op.control.id.p) return apply_with_id(s, &op);
     struct item *item;
     s->count.outcomes[SCHEDULE_SCHEDULED]++;

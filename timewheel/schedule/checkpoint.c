@@ -17,7 +17,7 @@
  * read twice after a crash, see the same horizon both times.
  *
  * Value of "delay/base": horizon i64, acceptance of the last record before the base i64, partitions u32, for
- * each the offset i64; big-endian. */
+ * each the offset i64; delay levels in force u32, each i64; big-endian. */
 #include "schedule_state.h"
 
 #include "base/names.h"
@@ -65,6 +65,7 @@ static enum hf_err freeze(struct schedule *s) {
     for (int32_t p = 0; p < s->partitions; p++) c->next[p] = s->readers[p].next;
     c->at_ms = s->clock.inside_ms;
     c->base_ms = s->read_ms;
+    c->levels = s->levels;
     c->tombstone_at = c->item_at = 0;
     c->added_count = 0;
     move_horizon(s);
@@ -206,6 +207,7 @@ static enum hf_err commit(struct schedule *s) {
         low[p] = (struct engine_low_water){HF_STR(HF_TOPIC_DELAY), p, c->next[p]};
         hf_buf_be64(&s->scratch, (uint64_t)c->next[p]);
     }
+    levels_encode(&c->levels, &s->scratch);
     if (hf_buf_failed(&s->scratch)) return hf_buf_failed(&s->scratch);
     struct engine_put put = {HF_STR("delay/base"), hf_buf_view(&s->scratch)};
     struct engine_commit what = {.now_ms = s->clock.inside_ms,

@@ -22,6 +22,7 @@
  *     may not be created, too large   to holdfast.rejected, with hf-origin and hf-reason
  *     partition out of range          likewise
  *     no space, engine busy           all wait; late, never rejected
+ *     recurring                       a run, and in the same commit its next run (recurring.c)
  *     relative, deadline not reached  (the wall clock jumped ahead) back to holdfast.delay, due when its
  * monotonic deadline is; its id is past, since by the wall clock it was due */
 #include "schedule_state.h"
@@ -29,11 +30,13 @@
 #include "base/names.h"
 #include "store/engine/batch.h"
 
+#include <inttypes.h>
 #include <zlib.h>
 
 enum {
-    TEXT_BYTES = 192, /* of one message: three times and an identity */
-    MOVE_HEADERS = 8, /* added to one message at most */
+    TEXT_BYTES = 192,       /* of one message: three times and an identity */
+    MOVE_HEADERS = 16,      /* added to one message at most */
+    ARENA_BYTES = 32 << 10, /* of one message */
     COMMITS_A_STEP = 4,
 };
 
@@ -165,13 +168,15 @@ enum hf_err batch_init(struct batch *b, const struct schedule_options *o) {
     hf_buf_init(&b->bodies, o->fire_bytes + ENTRY_MAX);
     hf_buf_init(&b->texts, o->fire_records * TEXT_BYTES);
     b->fired = malloc(o->fire_records * sizeof *b->fired);
-    b->outs = malloc(o->fire_records * sizeof *b->outs);
+    b->outs = malloc(2 * o->fire_records * sizeof *b->outs);
+    hf_arena_init(&b->arena, ARENA_BYTES * o->fire_records);
     return b->fired && b->outs ? HF_OK : HF_ENOMEM;
 }
 
 void batch_fini(struct batch *b) {
     hf_buf_fini(&b->bodies);
     hf_buf_fini(&b->texts);
+    hf_arena_fini(&b->arena);
     free(b->fired);
     free(b->outs);
     free(b->headers);
@@ -179,8 +184,8 @@ void batch_fini(struct batch *b) {
 }
 
 struct resolved { /* what one attempt found out */
-    size_t headers;
-    uint64_t rejected, held;
+    size_t outs, headers;
+    uint64_t rejected, held, skipped;
     hf_str topic; /* the last looked up */
     int32_t partitions, sticky;
     size_t record_max;
@@ -249,19 +254,133 @@ static const char *unfit(const struct resolved *r, const struct message *m, cons
     return size > r->record_max ? "too large for its topic" : NULL;
 }
 
-static void hold(struct schedule *s, const struct message *m, int64_t wait_ms, struct engine_out *out,
-                 struct hf_header *headers) {
+static void hold(struct schedule *s, struct resolved *r, const struct message *m, int64_t wait_ms,
+                 struct engine_out *out, struct hf_header *headers) {
     struct hf_buf *texts = &s->batch.texts;
     out->topic = HF_STR(HF_TOPIC_DELAY);
     out->partition = m->key.p ? hf_partition_of_key(m->key, s->partitions) : 0;
     add_header(out, headers, HF_HDR_TOPIC, m->topic);
     add_header(out, headers, HF_HDR_DUE, decimal(texts, s->clock.wall_ms + wait_ms));
     if (m->partition >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(texts, m->partition));
+    r->held++;
+    r->headers += out->header_count;
+    r->outs++;
 }
 
-/* Fills *out from the entry. HF_EAGAIN: its topic does not serve yet. */
-static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct fired *f, bool reject,
-                           struct engine_out *out) {
+/* What all that arrives has: chooses the partition, or sends it to holdfast.rejected. HF_EAGAIN: its topic
+ * does not serve yet. */
+static enum hf_err deliver(struct schedule *s, struct resolved *r, const struct message *m, bool reject,
+                           struct engine_out *out, struct hf_header *headers) {
+    struct hf_buf *texts = &s->batch.texts;
+    bool bad = hf_topic_is_ours(m->topic);
+    int32_t asked = m->partition;
+    if (!bad) add_header(out, headers, HF_HDR_DUE, decimal(texts, m->asked_ms));
+    look_up(s, r, m->topic);
+    if (r->topic_error && r->topic_error != HF_ENOTFOUND) return HF_EAGAIN;
+    const char *why = reject ? "too large for its topic" : unfit(r, m, out);
+    if (why || bad) {
+        if (why) {
+            add_header(out, headers, HF_HDR_ORIGIN, m->topic);
+            add_header(out, headers, HF_HDR_REASON, hf_str_of(why));
+            if (asked >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(texts, asked));
+        }
+        schedule_tell(s, SCHEDULE_REJECTED, why ? why : "no schedule");
+        r->rejected++;
+        out->topic = HF_STR(HF_TOPIC_REJECTED);
+        asked = -1;
+        look_up(s, r, out->topic);
+        if (r->topic_error) return HF_EAGAIN;
+    }
+    out->partition = asked >= 0 ? asked : partition_of(s, r, m->key);
+    r->headers += out->header_count;
+    r->outs++;
+    return HF_OK;
+}
+
+/* ---- recurring ones ---- */
+
+/* The record of the next run: all that the message has, a condition, and where this run went. */
+static enum hf_err next_run(struct schedule *s, struct resolved *r, const struct message *m,
+                            const struct recurring *series, const struct hf_header *headers, size_t n,
+                            hf_str identity, int64_t next_ms, hf_str last_run) {
+    struct hf_arena *a = &s->batch.arena;
+    struct hf_header *h = hf_arena_array(a, n + MOVE_HEADERS, sizeof *h);
+    hf_str due = hf_arena_printf(a, "%" PRId64, next_ms);
+    hf_str expect = hf_arena_printf(a, "%" PRIu64, m->place.seq);
+    hf_str created = hf_arena_printf(a, "%" PRId64, m->accepted_ms);
+    hf_str partition = hf_arena_printf(a, "%" PRId32, m->partition);
+    if (!h || !due.p || !expect.p || !created.p || !partition.p) return HF_ENOMEM;
+    struct engine_out out = {
+        .topic = HF_STR(HF_TOPIC_DELAY), .key = m->key, .value = m->value, .headers = h, .header_count = n};
+    if (n) memcpy(h, headers, n * sizeof *h);
+    if (!(m->flags & ENTRY_CREATED)) add_header(&out, h, HF_HDR_CREATED_AT, created);
+    if (!(m->flags & ENTRY_NAMED)) add_header(&out, h, HF_HDR_MESSAGE_ID, identity);
+    add_header(&out, h, HF_HDR_OP, HF_STR("next"));
+    add_header(&out, h, HF_HDR_TOPIC, m->topic);
+    add_header(&out, h, HF_HDR_ID, m->id);
+    add_header(&out, h, HF_HDR_EXPECT, expect);
+    add_header(&out, h, HF_HDR_DUE, due);
+    add_header(&out, h, HF_HDR_CRON, series->cron);
+    if (series->tz.p) add_header(&out, h, HF_HDR_TZ, series->tz);
+    if (series->group.p) add_header(&out, h, HF_HDR_GROUP, series->group);
+    if (series->skips) add_header(&out, h, HF_HDR_OVERLAP, HF_STR("skip"));
+    if (m->partition >= 0) add_header(&out, h, HF_HDR_PARTITION, partition);
+    if (last_run.p) add_header(&out, h, HF_HDR_LAST_RUN, last_run);
+    out.partition = m->key.p ? hf_partition_of_key(m->key, s->partitions) : 0;
+    s->batch.outs[r->outs++] = out;
+    return HF_OK;
+}
+
+/* The end of its partition before the run is in it; {NULL, 0}: the run was rejected, nobody works on it. */
+static hf_str place_of_run(struct schedule *s, const struct message *m, const struct engine_out *out) {
+    int64_t start, end;
+    if (hf_topic_is_ours(out->topic) || engine_bounds(s->engine, m->topic, out->partition, &start, &end))
+        return (hf_str){NULL, 0};
+    return hf_arena_printf(&s->batch.arena, "%" PRId32 "/%" PRId64 "/%" PRId64, out->partition, end,
+                           m->asked_ms);
+}
+
+/* headers: n, with those of the series; room for as many more as a move adds. */
+static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, const struct message *m,
+                                     struct hf_header *headers, size_t n, bool reject) {
+    struct recurring series;
+    n = recurring_split(headers, n, &series);
+    struct hf_header *all = hf_arena_array(&s->batch.arena, n ? n : 1, sizeof *all);
+    if (!all) return HF_ENOMEM;
+    memcpy(all, headers, n * sizeof *all);
+    hf_str base = m->flags & ENTRY_NAMED ? (hf_str){NULL, 0} : identity(&s->batch.texts, m);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (hf_str_is(all[i].key, HF_HDR_MESSAGE_ID))
+            base = all[i].value;
+        else
+            headers[kept++] = all[i];
+    }
+    int64_t after_ms = m->asked_ms > s->clock.inside_ms ? m->asked_ms : s->clock.inside_ms, next_ms = 0;
+    enum hf_err e = recurring_next(s, series.cron, series.tz, after_ms, &next_ms);
+    bool ends = e == HF_EEND || e == HF_EINVAL; /* EINVAL: the zone is in this edition no more */
+    if (e && !ends) return e;
+    hf_str last_run = series.last_run;
+    if (series.skips && recurring_is_running(s, m->topic, &series, base)) {
+        r->skipped++;
+    } else {
+        struct engine_out *out = &s->batch.outs[r->outs];
+        *out = (struct engine_out){.topic = m->topic, .key = m->key, .value = m->value, .header_count = kept};
+        if (!(m->flags & ENTRY_CREATED))
+            add_header(out, headers, HF_HDR_CREATED_AT, decimal(&s->batch.texts, m->accepted_ms));
+        hf_str id = hf_arena_printf(&s->batch.arena, "%.*s#%" PRId64, (int)base.n, base.p, m->asked_ms);
+        if (!id.p) return HF_ENOMEM;
+        add_header(out, headers, HF_HDR_MESSAGE_ID, id);
+        out->headers = headers;
+        if ((e = deliver(s, r, m, reject, out, headers))) return e;
+        out->headers = NULL;
+        last_run = series.skips ? place_of_run(s, m, out) : (hf_str){NULL, 0};
+    }
+    return ends ? HF_OK : next_run(s, r, m, &series, all, n, base, next_ms, last_run);
+}
+
+/* Appends what a message becomes to the outs. HF_EAGAIN: its topic does not serve yet. */
+static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct fired *f, bool reject) {
     struct batch *b = &s->batch;
     struct message m;
     enum hf_err e = headers_room(b, r->headers);
@@ -269,38 +388,20 @@ static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct 
     size_t n = 0;
     if (!e) e = entry_decode(hf_str_make(b->bodies.p + f->at, f->size), &m, headers, &n);
     if (e) return e;
+    if (m.flags & ENTRY_CRON) return resolve_recurring(s, r, &m, headers, n, reject);
+    struct engine_out *out = &b->outs[r->outs];
     *out = (struct engine_out){
         .topic = m.topic, .key = m.key, .value = m.value, .headers = headers, .header_count = n};
     if (!(m.flags & ENTRY_CREATED))
         add_header(out, headers, HF_HDR_CREATED_AT, decimal(&b->texts, m.accepted_ms));
     if (!(m.flags & ENTRY_NAMED)) add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &m));
     int64_t wait_ms = m.flags & ENTRY_RELATIVE ? inside_hold(s, m.place) : 0;
-    if (wait_ms > 0) {
-        hold(s, &m, wait_ms, out, headers);
-        r->held++;
-        r->headers += out->header_count;
-        return HF_OK;
-    }
-    if (!(m.flags & ENTRY_BAD)) add_header(out, headers, HF_HDR_DUE, decimal(&b->texts, m.asked_ms));
-    look_up(s, r, m.topic);
-    if (r->topic_error && r->topic_error != HF_ENOTFOUND) return HF_EAGAIN;
-    const char *why = reject ? "too large for its topic" : unfit(r, &m, out);
-    if (why || (m.flags & ENTRY_BAD)) {
-        if (why) {
-            add_header(out, headers, HF_HDR_ORIGIN, m.topic);
-            add_header(out, headers, HF_HDR_REASON, hf_str_of(why));
-            if (m.partition >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(&b->texts, m.partition));
-        }
-        schedule_tell(s, SCHEDULE_REJECTED, why ? why : "no schedule");
-        r->rejected++;
-        out->topic = HF_STR(HF_TOPIC_REJECTED);
-        m.partition = -1;
-        look_up(s, r, out->topic);
-        if (r->topic_error) return HF_EAGAIN;
-    }
-    out->partition = m.partition >= 0 ? m.partition : partition_of(s, r, m.key);
-    r->headers += out->header_count;
-    return HF_OK;
+    if (wait_ms > 0)
+        hold(s, r, &m, wait_ms, out, headers);
+    else
+        e = deliver(s, r, &m, reject, out, headers);
+    out->headers = NULL; /* commit_batch: the array may move */
+    return e;
 }
 
 /* ---- committing ---- */
@@ -329,6 +430,7 @@ static void committed(void *arg, enum hf_err e) {
     s->count.fired += c->fired;
     s->count.rejected += c->rejected;
     s->count.held += c->held;
+    s->count.skipped += c->skipped;
 }
 
 static struct commit *free_commit(struct schedule *s) {
@@ -359,7 +461,7 @@ static void mark_dropping(struct schedule *s, const uint64_t *ids, size_t n) {
             if (s->runs[i].run->id == ids[k]) s->runs[i].run->dropping = true;
 }
 
-/* Starts a commit of the first n outs, which moves the mark. */
+/* Starts a commit of the outs, made of the first n messages, which moves the mark. */
 static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const struct resolved *r) {
     struct commit *c = free_commit(s);
     if (!c) return HF_EAGAIN;
@@ -376,13 +478,14 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     size_t drop_count = spent_runs(s, mark, drops);
     struct engine_commit what = {.now_ms = s->clock.inside_ms,
                                  .outs = s->batch.outs,
-                                 .out_count = n,
+                                 .out_count = r->outs,
                                  .puts = puts,
                                  .put_count = s->clock.dirty && !hf_buf_failed(&epochs) ? 2 : 1,
                                  .runs_dropped = drops,
                                  .runs_dropped_count = drop_count};
-    *c = (struct commit){.s = s, .mark = mark, .rejected = r->rejected, .held = r->held};
-    c->fired = n - r->rejected - r->held;
+    *c = (struct commit){
+        .s = s, .mark = mark, .rejected = r->rejected, .held = r->held, .skipped = r->skipped};
+    c->fired = n - r->rejected - r->held - r->skipped;
     engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
     enum hf_err e = engine_commit(s->engine, &what, committed, c);
     hf_buf_fini(&epochs);
@@ -409,13 +512,15 @@ static enum hf_err commit_batch(struct schedule *s) {
     struct resolved r = {0};
     hf_buf_reset(&b->texts);
     if (!hf_buf_room(&b->texts, b->count * TEXT_BYTES)) return HF_ENOMEM;
+    hf_arena_fini(&b->arena);
+    hf_arena_init(&b->arena, ARENA_BYTES * s->o.fire_records);
     enum hf_err e = HF_OK;
     size_t n = 0, at = 0;
-    while (n < b->try_count && !(e = resolve(s, &r, &b->fired[n], b->reject_first && n == 0, &b->outs[n])))
-        n++;
+    while (n < b->try_count && !(e = resolve(s, &r, &b->fired[n], b->reject_first && n == 0))) n++;
     if (e && (n == 0 || e != HF_EAGAIN)) return e;
-    for (size_t i = 0; i < n; i++) {
-        b->outs[i].headers = b->headers + at; /* the array may have moved */
+    for (size_t i = 0; i < r.outs; i++) {
+        if (b->outs[i].headers) continue; /* a next run's lie in the arena */
+        b->outs[i].headers = b->headers + at;
         at += b->outs[i].header_count;
     }
     e = commit(s, n, b->fired[n - 1].place, &r);

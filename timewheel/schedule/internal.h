@@ -4,6 +4,7 @@
 
 #include "schedule.h"
 
+#include "timewheel/cron/cron.h"
 #include "timewheel/wheel/wheel.h"
 
 #define HASH_NONFATAL_OOM 1
@@ -64,7 +65,7 @@ enum entry_flags {
     ENTRY_ID = 16,
     ENTRY_KEY = 32,
     ENTRY_VALUE = 64,
-    ENTRY_BAD = 128, /* goes to holdfast.rejected: not a schedule at all */
+    ENTRY_CRON = 128, /* recurring: the headers that say so are among the others */
 };
 
 struct message {
@@ -77,7 +78,8 @@ struct message {
     hf_str topic, id, key, value;
 };
 
-/* Appends the body of an entry (all but its size). m->flags: RELATIVE and BAD only; the rest is found out. */
+/* Appends the body of an entry (all but its size). m->flags: RELATIVE and CRON only; the rest is found out. A
+ * destination of ours marks a record that is no schedule at all: it goes to holdfast.rejected as it is. */
 HF_CHECK enum hf_err entry_encode(struct hf_buf *b, const struct message *m, const struct hf_header *headers,
                                   size_t n);
 void entry_encode_tombstone(struct hf_buf *b, struct place victim);
@@ -190,13 +192,13 @@ struct tombstone { /* of a victim that is not in the same gathering */
     UT_hash_handle hh; /* by victim.seq */
 };
 
-enum id_kind { ID_PENDING, ID_CANCELLED, ID_OUTCOME };
+enum id_kind { ID_PENDING, ID_CANCELLED, ID_OUTCOME, ID_RECURRING };
 
 struct id_entry {
     UT_hash_handle hh;  /* by key */
     uint64_t hash;      /* 63 bits */
     uint64_t seq;       /* of the operation that wrote this */
-    struct place place; /* ID_PENDING, ID_CANCELLED: the message */
+    struct place place; /* ID_PENDING, ID_RECURRING, ID_CANCELLED: the message */
     int64_t at_ms;      /* when cancelled, or when the operation was accepted */
     struct item *item;  /* in the same gathering, while pending; else NULL */
     uint8_t kind, outcome;

@@ -174,6 +174,8 @@ static bool is_dead(struct page *p, const struct step *at) {
 
 static void show(struct schedule *s, const struct message *m, size_t header_count,
                  void (*fn)(void *arg, const struct schedule_item *item), void *arg) {
+    struct recurring r = {0};
+    if (m->flags & ENTRY_CRON) header_count = recurring_split(s->headers, header_count, &r);
     struct schedule_item item = {.place = {m->place.due, m->place.seq},
                                  .due_ms = m->asked_ms,
                                  .accepted_ms = m->accepted_ms,
@@ -185,7 +187,12 @@ static void show(struct schedule *s, const struct message *m, size_t header_coun
                                  .key = m->key,
                                  .value = m->value,
                                  .headers = s->headers,
-                                 .header_count = header_count};
+                                 .header_count = header_count,
+                                 .cron = r.cron,
+                                 .tz = r.tz,
+                                 .group = r.group,
+                                 .last_run = r.last_run,
+                                 .skips = r.skips};
     fn(arg, &item);
 }
 
@@ -283,7 +290,8 @@ enum hf_err schedule_show(struct schedule *s, hf_str topic, hf_str id,
     enum hf_err e = hf_buf_failed(&s->key);
     if (!e) e = id_get(s, hf_buf_view(&s->key), &state);
     if (e) return e;
-    if (!state.found || state.kind != ID_PENDING || !place_before(s->taken, state.place)) return HF_ENOTFOUND;
+    bool pends = state.kind == ID_PENDING || state.kind == ID_RECURRING;
+    if (!state.found || !pends || !place_before(s->taken, state.place)) return HF_ENOTFOUND;
     struct message m;
     size_t n;
     hf_buf_reset(&s->scratch);

@@ -142,7 +142,8 @@ static enum hf_err copy_place(struct schedule *s, struct place at) {
 }
 
 static bool is_over(const struct schedule *s, const struct id_entry *e) {
-    int64_t finished_ms = e->kind == ID_PENDING ? e->place.due : e->at_ms;
+    bool pends = e->kind == ID_PENDING || e->kind == ID_RECURRING;
+    int64_t finished_ms = pends ? e->place.due : e->at_ms;
     return finished_ms < s->base_ms - s->o.id_memory_ms ||
            (finished_ms < s->base_horizon_ms && finished_ms < s->base_ms);
 }

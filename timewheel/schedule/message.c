@@ -16,8 +16,8 @@
  *
  * Headers are those that arrive: the control headers are gone, hf-due too; hf-created-at and hf-message-id
  * are added when the message is fired, unless they are here already from an earlier move (ENTRY_CREATED,
- * ENTRY_NAMED). */
-#include "internal.h"
+ * ENTRY_NAMED). With ENTRY_CRON the headers of the recurrence are here too (recurring.c). */
+#include "schedule_state.h"
 
 #include "base/names.h"
 
@@ -27,16 +27,20 @@ static void put_text(struct hf_buf *b, hf_str s) {
 }
 
 /* A record that is no schedule keeps all, so that it can be mended and sent again. */
-static bool is_dropped(hf_str name, uint8_t flags) {
-    return !(flags & ENTRY_BAD) && (hf_header_is_control(name) || hf_str_is(name, HF_HDR_DUE));
+static bool is_dropped(const struct message *m, hf_str name) {
+    if (!hf_str_starts(name, HF_STR("hf-")) || hf_topic_is_ours(m->topic)) return false;
+    if ((m->flags & ENTRY_CRON) && recurring_header(name)) return false;
+    return hf_header_is_control(name) || hf_str_is(name, HF_HDR_DUE);
 }
 
 /* Flags say which headers an earlier move has added. */
-static uint8_t flags_of_headers(const struct hf_header *headers, size_t n, uint8_t flags, size_t *kept) {
+static uint8_t flags_of_headers(const struct message *m, const struct hf_header *headers, size_t n,
+                                size_t *kept) {
+    uint8_t flags = m->flags;
     *kept = 0;
     for (size_t i = 0; i < n; i++) {
         hf_str name = headers[i].key;
-        if (is_dropped(name, flags)) continue;
+        if (is_dropped(m, name)) continue;
         ++*kept;
         if (hf_str_is(name, HF_HDR_CREATED_AT)) flags |= ENTRY_CREATED;
         if (hf_str_is(name, HF_HDR_MESSAGE_ID)) flags |= ENTRY_NAMED;
@@ -47,7 +51,7 @@ static uint8_t flags_of_headers(const struct hf_header *headers, size_t n, uint8
 enum hf_err entry_encode(struct hf_buf *b, const struct message *m, const struct hf_header *headers,
                          size_t n) {
     size_t kept;
-    uint8_t flags = flags_of_headers(headers, n, m->flags, &kept);
+    uint8_t flags = flags_of_headers(m, headers, n, &kept);
     if (m->id.p) flags |= ENTRY_ID;
     if (m->key.p) flags |= ENTRY_KEY;
     if (m->value.p) flags |= ENTRY_VALUE;
@@ -65,7 +69,7 @@ enum hf_err entry_encode(struct hf_buf *b, const struct message *m, const struct
     if (flags & ENTRY_VALUE) put_text(b, m->value);
     hf_buf_uvarint(b, kept);
     for (size_t i = 0; i < n; i++) {
-        if (is_dropped(headers[i].key, flags)) continue;
+        if (is_dropped(m, headers[i].key)) continue;
         put_text(b, headers[i].key);
         hf_buf_uvarint(b, headers[i].value.p ? headers[i].value.n + 1 : 0);
         hf_buf_str(b, headers[i].value);

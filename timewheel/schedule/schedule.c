@@ -20,6 +20,8 @@
  * ids.c        what is known of ids, in memory and in runs of their own
  * clock.c      inside time, leaps, monotonic deadlines
  * list.c       pages, one by id, outcomes
+ * recurring.c  hf-cron: the next run of a message that fires
+ * levels.c     hf-delay: level3
  *
  * Messages of a run are read in order of firing, block after block, straight into the moves. Nothing is
  * loaded ahead: a window of twenty million messages costs one block of each run, like any other. The other
@@ -155,13 +157,16 @@ static enum hf_err read_base(struct schedule *s) {
     struct hf_reader r = hf_reader_of(v.p, v.n);
     for (int32_t p = 0; p < s->partitions; p++) s->readers[p].next = 0;
     s->id_horizon_ms = s->base_horizon_ms = s->base_ms = 0;
-    if (!v.p) return HF_OK;
+    enum hf_err e = levels_parse(HF_STR(SCHEDULE_LEVELS), &s->levels);
+    if (e || !v.p) return e;
     s->id_horizon_ms = s->base_horizon_ms = (int64_t)hf_read_be64(&r);
     s->base_ms = (int64_t)hf_read_be64(&r);
     uint32_t partitions = hf_read_be32(&r);
     if (partitions > (uint32_t)s->partitions) return HF_ECORRUPT;
     for (uint32_t p = 0; p < partitions; p++) s->readers[p].next = (int64_t)hf_read_be64(&r);
-    return r.bad ? HF_ECORRUPT : HF_OK;
+    if (r.bad) return HF_ECORRUPT;
+    levels_read(&s->levels, &r);
+    return HF_OK;
 }
 
 /* Everything from durable state. */
@@ -235,7 +240,7 @@ static void fill_in(struct schedule_options *o) {
     DEFAULT(id_memory_bytes, 256 << 20);
 #undef DEFAULT
     if (o->commits_max > COMMITS_MAX) o->commits_max = COMMITS_MAX;
-    if (o->fire_records > ENGINE_OUTS_MAX) o->fire_records = ENGINE_OUTS_MAX;
+    if (o->fire_records > ENGINE_OUTS_MAX / 2) o->fire_records = ENGINE_OUTS_MAX / 2;
     if (o->fire_bytes > ENGINE_COMMIT_BYTES / 4) o->fire_bytes = ENGINE_COMMIT_BYTES / 4;
     if (o->fan_in < 2) o->fan_in = 2;
 }
@@ -283,6 +288,7 @@ void schedule_close(struct schedule *s) {
     unload(s);
     for (int32_t p = 0; p < s->partitions; p++) engine_cursor_close(s->readers[p].cursor);
     batch_fini(&s->batch);
+    recurring_close(s);
     hf_buf_fini(&s->scratch);
     hf_buf_fini(&s->key);
     free(s->runs);

@@ -34,6 +34,9 @@ enum schedule_event { /* for log lines and alarms */
                                            start */
 };
 
+/* The delay levels of those who come from RocketMQ: its messageDelayLevel. */
+#define SCHEDULE_LEVELS "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
+
 /* Zero means default. */
 struct schedule_options {
     size_t
@@ -78,6 +81,25 @@ enum hf_err schedule_failed(const struct schedule *s);
 /* After SCHEDULE_CLOCK_LEAPT: the operator says that the wall clock is right. */
 void schedule_accept_clock(struct schedule *s);
 
+/* ---- recurring schedules and delay levels ---- */
+
+enum { SCHEDULE_CRON_ERROR_BYTES = 256 };
+
+/* Whether hf-cron and hf-tz (p == NULL: UTC) have a meaning. HF_EINVAL: why says what is wrong and where; it
+ * is about hf-tz if *about_tz. */
+HF_CHECK enum hf_err schedule_check_cron(struct schedule *s, hf_str cron, hf_str tz,
+                                         char why[SCHEDULE_CRON_ERROR_BYTES], bool *about_tz);
+
+/* A table of levels as text: durations separated by spaces. HF_EINVAL: one does not parse, none, or more than
+ * HF_DELAY_LEVELS_MAX. *count: how many there are. */
+HF_CHECK enum hf_err schedule_check_levels(hf_str table, size_t *count);
+
+/* Puts another table into force for records accepted after this call's commit: a record of holdfast.delay, so
+ * that reading the log again comes to the same end. Commits nothing if that table is in force; then done is
+ * not called and *started is false. HF_EINVAL; else as engine_commit. */
+HF_CHECK enum hf_err schedule_set_levels(struct engine *e, hf_str table, int64_t now_ms, engine_done *done,
+                                         void *arg, bool *started);
+
 /* ---- outcomes ---- */
 
 enum schedule_outcome {
@@ -110,6 +132,8 @@ struct schedule_item {
     hf_str topic, id, key, value;
     const struct hf_header *headers; /* as delivered, but for hf-due and what a move adds */
     size_t header_count;
+    hf_str cron, tz, group, last_run; /* of a recurring one; {NULL, 0}: it is none, it has none */
+    bool skips;                       /* hf-cron-overlap: skip */
 };
 
 struct schedule_query {
@@ -132,6 +156,11 @@ HF_CHECK enum hf_err schedule_list(struct schedule *s, const struct schedule_que
 HF_CHECK enum hf_err schedule_show(struct schedule *s, hf_str topic, hf_str id,
                                    void (*fn)(void *arg, const struct schedule_item *item), void *arg);
 
+/* The next n runs of a recurring item, the pending one first; *found of them. Only due_ms (0: nothing pends),
+ * cron and tz are looked at. HF_EINVAL: they have no meaning; HF_ENOMEM, HF_EIO. */
+HF_CHECK enum hf_err schedule_upcoming(struct schedule *s, const struct schedule_item *item, int64_t *out,
+                                       size_t n, size_t *found);
+
 enum { SCHEDULE_LATENESS_BUCKETS = 12 };
 extern const int64_t
     schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1]; /* upper bounds; the last has none */
@@ -139,6 +168,7 @@ extern const int64_t
 struct schedule_stats {
     uint64_t pending;
     uint64_t accepted, fired, rejected, held; /* since the start */
+    uint64_t skipped;                         /* runs left out since the one before was not done */
     uint64_t outcomes[SCHEDULE_UNKNOWN + 1];
     int64_t late_ms;     /* how long the oldest due message has been waiting; 0: none is late */
     int64_t next_due_ms; /* a time at or before the earliest pending one; INT64_MAX: none known */

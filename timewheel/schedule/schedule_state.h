@@ -4,6 +4,8 @@
 
 #include "internal.h"
 
+#include "base/arena.h"
+
 enum {
     COMMITS_MAX = 16,
     EPOCHS_MAX = 32,
@@ -14,6 +16,7 @@ enum {
     CLOCK_LEAP_MS = 60000,
     ENTRY_MAX = 32 << 20,
     SEARCH_ENTRIES = 100000, /* one page looks at so many */
+    ZONES_MAX = 16,          /* kept open */
 };
 
 struct source { /* a run, and where firing reads it */
@@ -52,16 +55,28 @@ struct batch { /* what was taken to be fired, until its commit has started */
     size_t try_count;  /* how many the next commit takes; fewer after HF_ELIMIT */
     bool reject_first; /* even alone it was too large */
     struct hf_buf texts;
+    struct hf_arena arena; /* texts and headers of recurring ones */
     struct hf_header *headers;
     size_t header_cap;
-    struct engine_out *outs;
+    struct engine_out *outs; /* up to two for each fired: a run, and the next */
+};
+
+/* What hf-delay: level1 and up mean. */
+struct levels {
+    size_t count;
+    int64_t ms[HF_DELAY_LEVELS_MAX];
+};
+
+struct zone_slot {
+    char name[HF_ZONE_MAX + 1];
+    struct cron_zone *zone; /* NULL: free */
 };
 
 struct commit { /* under way */
     struct schedule *s;
     bool busy;
     struct place mark;
-    uint64_t fired, rejected, held;
+    uint64_t fired, rejected, held, skipped;
 };
 
 enum checkpoint_state {
@@ -85,6 +100,7 @@ struct checkpoint {
     bool writing, durable;
     int64_t base_ms; /* acceptance of the last record before `next` */
     int64_t horizon_ms;
+    struct levels levels; /* as of `next` */
     uint64_t added[2], added_bytes[2];
     size_t added_count;
 };
@@ -131,6 +147,7 @@ struct schedule {
     struct place taken;   /* of the last message taken to be fired */
     struct place buried;  /* the last tombstone met while firing */
     struct gather *active, *frozen;
+    struct levels levels; /* for records read from now on */
     struct source *runs;
     size_t run_count, run_cap;
     uint64_t next_group;
@@ -138,6 +155,9 @@ struct schedule {
     int64_t base_horizon_ms;  /* durable */
     int64_t id_merge_ms;      /* base at the last merge of ids */
     int64_t merge_retry_mono; /* after one that found no room */
+
+    struct zone_slot zones[ZONES_MAX];
+    size_t zone_next;
 
     struct batch batch;
     struct commit commits[COMMITS_MAX];
@@ -164,6 +184,29 @@ void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
 int64_t inside_hold(const struct schedule *s, struct place p);
 void inside_epochs_encode(const struct schedule *s, struct hf_buf *b);
 void inside_epochs_restore(struct schedule *s, hf_str value);
+
+/* ---- levels.c ---- */
+/* "delay/base" carries the table: count u32, each i64. */
+HF_CHECK enum hf_err levels_parse(hf_str table, struct levels *out);
+void levels_encode(const struct levels *l, struct hf_buf *b);
+void levels_read(struct levels *l, struct hf_reader *r);
+int64_t levels_ms(const struct levels *l, int level); /* past the last: the last */
+
+/* ---- recurring.c ---- */
+struct recurring {
+    hf_str cron, tz, group, last_run;
+    bool skips;
+};
+bool recurring_header(hf_str name);
+/* Takes the headers of the recurrence out; returns how many are left, in their order. */
+size_t recurring_split(struct hf_header *headers, size_t n, struct recurring *out);
+/* The first time after after_ms. HF_EINVAL: cron or tz has no meaning; HF_EEND: never again; HF_ENOMEM,
+ * HF_EIO. */
+HF_CHECK enum hf_err recurring_next(struct schedule *s, hf_str cron, hf_str tz, int64_t after_ms,
+                                    int64_t *out);
+/* Has the group not yet done the run before? identity: of the series. */
+bool recurring_is_running(struct schedule *s, hf_str topic, const struct recurring *r, hf_str identity);
+void recurring_close(struct schedule *s);
 
 /* ---- accept.c ---- */
 HF_CHECK enum hf_err accept_slice(struct schedule *s, bool *more);

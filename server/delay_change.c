@@ -1,0 +1,256 @@
+/* Changing the schedule over HTTP: cancel and move.
+ *
+ * Both append a record to holdfast.delay, as any client may, and answer when the schedule has read it: the
+ * outcome is then a fact of the durable log. A move carries the message again, on condition that the one it
+ * is about still has this id; if another took its place meanwhile (CHANGED), it is tried again with that one.
+ *
+ *     asked --append durable--> appended --schedule has read it--> answered
+ *
+ * Limits: CHANGES_MAX requests wait at once, for CHANGE_WAIT_MS; later the answer is 504, and the outcome is
+ * decided all the same. */
+#include "delay_internal.h"
+
+#include "base/arena.h"
+#include "base/control.h"
+#include "base/names.h"
+#include "store/engine/batch.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum { CHANGES_MAX = 1000, CHANGE_WAIT_MS = 10000, MOVE_TRIES = 5, RECORD_MAX = 64 << 20, MOVE_HEADERS = 16 };
+
+struct change { /* a cancel or a move that waits for its answer */
+    struct delay *d;
+    struct broker_http *rq;
+    hf_str topic, id;             /* in the request's arena */
+    hf_str due_header, due_value; /* of a move; else n == 0 */
+    int tries;
+    int64_t until_ms;
+    bool appending;
+    int64_t offset;
+    enum hf_err failed; /* of the append */
+    struct change *next;
+};
+
+static void end_change(struct change *c) {
+    struct delay *d = c->d;
+    for (struct change **p = &d->changes; *p; p = &(*p)->next) {
+        if (*p != c) continue;
+        *p = c->next;
+        break;
+    }
+    d->change_count--;
+    free(c);
+}
+
+static void appended(void *arg, const struct log_appended *result) {
+    struct change *c = arg;
+    c->appending = false;
+    c->failed = result->e;
+    c->offset = result->base_offset;
+}
+
+struct building {
+    struct change *c;
+    struct batch_builder *b;
+    enum hf_err e;
+};
+
+static void add(struct hf_header *h, size_t *n, const char *name, hf_str value) {
+    h[(*n)++] = (struct hf_header){hf_str_of(name), value};
+}
+
+/* The message again, with its identity, its new time, and the condition. */
+static void build_move(void *arg, const struct schedule_item *item) {
+    struct building *b = arg;
+    struct hf_header h[ENGINE_HEADERS_MAX + MOVE_HEADERS];
+    char identity[128], created[32], expect[32], partition[16];
+    bool has_identity = false, has_created = false;
+    size_t n = 0;
+    for (; n < item->header_count; n++) {
+        h[n] = item->headers[n];
+        has_identity |= hf_str_is(h[n].key, HF_HDR_MESSAGE_ID);
+        has_created |= hf_str_is(h[n].key, HF_HDR_CREATED_AT);
+    }
+    (void)snprintf(identity, sizeof(identity), HF_TOPIC_DELAY "/%" PRId32 "/%" PRId64 "@%" PRId64,
+                   item->source_partition, item->source_offset, item->accepted_ms);
+    (void)snprintf(created, sizeof(created), "%" PRId64, item->accepted_ms);
+    (void)snprintf(expect, sizeof(expect), "%" PRIu64, item->place.sequence);
+    (void)snprintf(partition, sizeof(partition), "%" PRId32, item->partition);
+    if (!has_identity) add(h, &n, HF_HDR_MESSAGE_ID, hf_str_of(identity));
+    if (!has_created) add(h, &n, HF_HDR_CREATED_AT, hf_str_of(created));
+    if (item->partition >= 0) add(h, &n, HF_HDR_PARTITION, hf_str_of(partition));
+    add(h, &n, HF_HDR_OP, HF_STR("move"));
+    add(h, &n, HF_HDR_TOPIC, item->topic);
+    add(h, &n, HF_HDR_ID, item->id);
+    add(h, &n, HF_HDR_EXPECT, hf_str_of(expect));
+    if (item->cron.p) add(h, &n, HF_HDR_CRON, item->cron);
+    if (item->tz.p) add(h, &n, HF_HDR_TZ, item->tz);
+    if (item->group.p) add(h, &n, HF_HDR_GROUP, item->group);
+    if (item->skips) add(h, &n, HF_HDR_OVERLAP, HF_STR("skip"));
+    if (item->last_run.p) add(h, &n, HF_HDR_LAST_RUN, item->last_run);
+    h[n++] = (struct hf_header){b->c->due_header, b->c->due_value};
+    b->e = n > ENGINE_HEADERS_MAX ? HF_ELIMIT : batch_builder_add(b->b, item->key, item->value, h, n);
+}
+
+/* Nothing pends: a move of sequence 0, which no message has, changes nothing and learns why. */
+static enum hf_err build_question(const struct change *c, struct batch_builder *b) {
+    const struct hf_header h[] = {{HF_STR(HF_HDR_OP), HF_STR("move")},
+                                  {HF_STR(HF_HDR_TOPIC), c->topic},
+                                  {HF_STR(HF_HDR_ID), c->id},
+                                  {HF_STR(HF_HDR_EXPECT), HF_STR("0")},
+                                  {c->due_header, c->due_value}};
+    return batch_builder_add(b, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
+}
+
+static enum hf_err build_cancel(const struct change *c, struct batch_builder *b) {
+    const struct hf_header h[] = {
+        {HF_STR(HF_HDR_OP), HF_STR("cancel")}, {HF_STR(HF_HDR_TOPIC), c->topic}, {HF_STR(HF_HDR_ID), c->id}};
+    return batch_builder_add(b, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
+}
+
+static enum hf_err build_change(struct change *c, struct batch_builder *b) {
+    if (c->due_header.n == 0) return build_cancel(c, b);
+    struct building building = {c, b, HF_OK};
+    enum hf_err e = schedule_show(c->d->schedule, c->topic, c->id, build_move, &building);
+    if (e == HF_ENOTFOUND) return build_question(c, b);
+    return e ? e : building.e;
+}
+
+static enum hf_err append_change(struct change *c) {
+    struct server *s = c->d->server;
+    struct log_partition *p = log_partition(s->log, HF_STR(HF_TOPIC_DELAY), 0);
+    if (!p) return HF_ENOTFOUND;
+    struct batch_builder b;
+    hf_str bytes;
+    batch_builder_init(&b, RECORD_MAX);
+    batch_builder_begin(&b, env_wall_ms(s->env));
+    enum hf_err e = build_change(c, &b);
+    if (!e) e = batch_builder_finish(&b, &bytes);
+    if (!e) e = log_append(s->log, p, b.buf.p, bytes.n, LOG_ACK_DURABLE, appended, c);
+    batch_builder_fini(&b);
+    c->appending = !e;
+    return e;
+}
+
+static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, hf_str id, hf_str due_header,
+                         hf_str due_value) {
+    if (d->change_count == CHANGES_MAX) {
+        delay_reply_error(rq, 503, "too many changes wait; try again");
+        return;
+    }
+    struct change *c = calloc(1, sizeof(*c));
+    if (!c) {
+        delay_reply_failure(rq, HF_ENOMEM);
+        return;
+    }
+    *c = (struct change){.d = d,
+                         .rq = rq,
+                         .topic = topic,
+                         .id = id,
+                         .due_header = due_header,
+                         .due_value = due_value,
+                         .until_ms = env_mono_us(d->server->env) / 1000 + CHANGE_WAIT_MS,
+                         .next = d->changes};
+    enum hf_err e = append_change(c);
+    if (e) {
+        free(c);
+        delay_reply_failure(rq, e);
+        return;
+    }
+    d->changes = c;
+    d->change_count++;
+}
+
+void delay_on_cancel(void *state, struct broker_http *rq) {
+    hf_str topic, id;
+    if (!delay_topic_and_id(rq, &topic, &id) || !hf_topic_name_ok(topic) || hf_topic_is_ours(topic)) {
+        delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
+        return;
+    }
+    begin_change(state, rq, topic, id, (hf_str){NULL, 0}, (hf_str){NULL, 0});
+}
+
+/* The body's "due" or "delay" as the header that a record has; NULL: fine. */
+static const char *parse_time(struct broker_http *rq, hf_str *header, hf_str *value) {
+    hf_str body = broker_http_body(rq);
+    json_t *o = json_loadb(body.n ? body.p : "", body.n, 0, NULL);
+    json_t *due = json_object_get(o, "due"), *delay = json_object_get(o, "delay");
+    json_t *given = due ? due : delay;
+    char number[32];
+    hf_str text = {NULL, 0};
+    if (json_is_string(given)) text = hf_str_make(json_string_value(given), json_string_length(given));
+    if (json_is_integer(given)) {
+        (void)snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(given));
+        text = hf_str_of(number);
+    }
+    char *copy = text.n && !(due && delay) ? hf_arena_alloc(broker_http_arena(rq), text.n) : NULL;
+    if (copy) {
+        memcpy(copy, text.p, text.n);
+        *header = due ? HF_STR(HF_HDR_DUE) : HF_STR(HF_HDR_DELAY);
+        *value = hf_str_make(copy, text.n);
+    }
+    json_decref(o);
+    return copy ? NULL : "the body is {\"due\": ms or RFC 3339} or {\"delay\": \"15m\"}";
+}
+
+void delay_on_move(void *state, struct broker_http *rq) {
+    hf_str topic, id, header = {NULL, 0}, value = {NULL, 0};
+    if (!delay_topic_and_id(rq, &topic, &id)) {
+        delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
+        return;
+    }
+    const char *why = parse_time(rq, &header, &value);
+    if (!why) { /* the door's own rules */
+        const struct hf_header h[] = {
+            {HF_STR(HF_HDR_TOPIC), topic}, {HF_STR(HF_HDR_ID), id}, {header, value}};
+        struct hf_control control;
+        struct hf_control_error refused;
+        if (hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &refused)) why = refused.reason;
+    }
+    if (why)
+        delay_reply_error(rq, 400, why);
+    else
+        begin_change(state, rq, topic, id, header, value);
+}
+
+/* True: answered. */
+static bool answer_change(struct change *c, int64_t mono_ms) {
+    enum schedule_outcome outcome = SCHEDULE_UNKNOWN;
+    enum hf_err e = c->failed ? c->failed : schedule_outcome_of(c->d->schedule, 0, c->offset, &outcome);
+    if (e == HF_EAGAIN && !c->failed) {
+        if (mono_ms < c->until_ms) return false;
+        delay_reply_error(c->rq, 504, "accepted, but not processed yet: ask again");
+        return true;
+    }
+    if (!e && outcome == SCHEDULE_CHANGED && c->tries++ < MOVE_TRIES) {
+        e = append_change(c);
+        if (!e) return false;
+    }
+    if (e)
+        delay_reply_failure(c->rq, e);
+    else
+        delay_reply_outcome(c->rq, outcome, c->due_header.n ? SCHEDULE_MOVED : SCHEDULE_CANCELLED);
+    return true;
+}
+
+void delay_answer_changes(struct delay *d, int64_t mono_ms) {
+    for (struct change *c = d->changes, *next; c; c = next) {
+        next = c->next;
+        if (!c->appending && answer_change(c, mono_ms)) end_change(c);
+    }
+}
+
+bool delay_is_appending(const struct delay *d) {
+    bool appending = false;
+    for (const struct change *c = d->changes; c; c = c->next) appending |= c->appending;
+    return appending;
+}
+
+void delay_forget_changes(struct delay *d) {
+    for (struct change *c = d->changes, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+}
