@@ -129,7 +129,7 @@ static void run_delay(const struct options *o) {
 
 struct fetcher {
     const struct options *o;
-    int64_t offset, bytes;
+    int64_t offset, bytes, last;
     struct hf_buf request;
 };
 
@@ -144,7 +144,8 @@ static int64_t fetched(struct lean_connection *c, hf_str body, void *arg) {
     hf_str records = lean_fetch_records(body, &next, &error);
     if (error) lean_die("fetch at %lld: error %d", (long long)f->offset, error);
     f->bytes += (int64_t)records.n;
-    f->offset = next == f->offset ? 0 : next; /* at the end: from the start again */
+    /* From the start again before the end is met, where the server would rightly wait. */
+    f->offset = next >= f->last ? 0 : next;
     hf_buf_reset(&f->request);
     lean_fetch(&f->request, f->o->topic, 0, f->offset, f->o->bytes);
     c->request = hf_buf_view(&f->request);
@@ -158,6 +159,7 @@ static void run_fetch(const struct options *o) {
     lean_open(&l, o->port, 1);
     hf_buf_init(&f.request, 4096);
     lean_fetch(&f.request, o->topic, 0, 0, o->bytes);
+    if (!o->floor) f.last = lean_end(&l, o->topic, 0);
     double cpu = o->pid ? lean_cpu_of(o->pid) : 0;
     lean_run(&l,
              &(struct lean_load){.request = hf_buf_view(&f.request),

@@ -31,6 +31,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -41,6 +43,7 @@ struct broker_connection {
     int fd;                   /* -1: closed */
     struct event *io;         /* edge-triggered: readable, writable, hung up */
     bool can_read, can_write; /* until the socket says otherwise */
+    bool corked;              /* TCP_CORK is on */
     char address[BROKER_ADDRESS];
     int64_t active_us;
     struct broker_connection *older, *newer; /* the broker's list by activity */
@@ -416,11 +419,20 @@ static void start_requests(struct broker_connection *c) {
     }
 }
 
+/* An answer with ranges of files goes out in several calls: what comes before a range shall not leave as a
+ * packet of its own. */
+static void cork(struct broker_connection *c, bool on) {
+    int value = on;
+    if (c->corked == on || setsockopt(c->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value)) return;
+    c->corked = on;
+}
+
 /* Invariant 1: answers leave in order. What was not started when the connection closed ends unseen. */
 static void collect_answers(struct broker_connection *c) {
     while (c->first) {
         struct broker_request *rq = c->first;
         if (rq->progress == BROKER_STARTED || (rq->progress == BROKER_QUEUED && c->fd >= 0)) return;
+        if (c->fd >= 0 && !rq->silent && rq->ranges) cork(c, true);
         if (c->fd >= 0 && !rq->silent && !request_encode(c->broker, rq, c->out))
             connection_refuse(c, "the answer is larger than the limit");
         end_first(c);
@@ -442,6 +454,7 @@ static void write_some(struct broker_connection *c) {
             connection_close(c); /* gone, or a file range that ended early */
         }
     }
+    if (c->fd >= 0 && evbuffer_get_length(c->out) == 0) cork(c, false);
 }
 
 /* ---- after each batch of events ---- */

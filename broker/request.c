@@ -182,14 +182,24 @@ static bool append_range(struct evbuffer *out, struct kafka_range *range) {
     return ok;
 }
 
+/* Beside a file range: evbuffer_add would make a chain as long as the range for these few bytes. */
+static bool append_bytes(struct evbuffer *out, const uint8_t *p, size_t n) {
+    if (n == 0) return true;
+    struct evbuffer *own = evbuffer_new();
+    bool ok = own && evbuffer_add(own, p, n) == 0 && evbuffer_add_buffer(out, own) == 0;
+    if (own) evbuffer_free(own);
+    return ok;
+}
+
 static bool append_encoded(struct evbuffer *out, const struct hf_buf *encoded,
                            const struct kafka_splices *splices) {
+    if (!splices->first) return evbuffer_add(out, encoded->p, encoded->n) == 0;
     size_t at = 0;
     for (const struct kafka_splice *s = splices->first; s; s = s->next) {
-        if (evbuffer_add(out, encoded->p + at, s->at - at) || !append_range(out, s->range)) return false;
+        if (!append_bytes(out, encoded->p + at, s->at - at) || !append_range(out, s->range)) return false;
         at = s->at;
     }
-    return evbuffer_add(out, encoded->p + at, encoded->n - at) == 0;
+    return append_bytes(out, encoded->p + at, encoded->n - at);
 }
 
 bool request_encode(struct broker *b, struct broker_request *rq, struct evbuffer *out) {

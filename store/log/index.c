@@ -4,8 +4,8 @@
  * between a batch and the last one indexed, for the batch's *last* offset, which is what Kafka's own tools
  * check. Missing entries cost a longer scan, so a full disk or a lack of memory just leaves them out. A few
  * entries are gathered in memory and written together; a sync of the partition writes them all. Look-ups
- * read the file: a binary search of some 16 small reads, and most readers go on where the last one left off
- * (read.c) and never come here.
+ * read the file: a binary search that ends in one read of a page, and most readers go on where the last one
+ * left off (read.c).
  *
  * Invariant: entries ascend strictly, in offset and position, and in timestamp and offset. */
 #include "log_internal.h"
@@ -199,18 +199,38 @@ enum hf_err index_cut(struct segment *s, uint32_t entries, uint32_t time_entries
 
 /* ---- look-ups ---- */
 
-/* Entries [0, n) for which below(entry, key) holds come first; gives the last of those. HF_EEND: none. */
+/* Entries [lo, lo + n) of the file, all of them written. */
+static enum hf_err entries_at(struct segment *s, struct index_file *f, uint32_t lo, uint32_t n,
+                              uint8_t *out) {
+    size_t size = size_of(s, f), got = 0;
+    enum hf_err e = open_file(s, f, ENV_WRITE);
+    if (!e) e = env_read(f->file, (uint64_t)lo * size, out, n * size, &got);
+    return !e && got < n * size ? HF_ECORRUPT : e;
+}
+
+/* Entries [0, n) for which below(entry, key) holds come first; gives the last of those. HF_EEND: none. The
+ * last steps of the search are made in memory. */
 static enum hf_err search(struct segment *s, struct index_file *f, bool (*below)(const uint8_t *, int64_t),
                           int64_t key, uint8_t *out) {
-    uint32_t lo = 0, hi = f->entries;
-    uint8_t entry[TIMEINDEX_ENTRY];
+    uint32_t lo = 0, hi = f->entries, from = 0, loaded = 0;
+    uint8_t entry[TIMEINDEX_ENTRY], page[LOG_PAGE];
+    size_t size = size_of(s, f);
     bool found = false;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
-        enum hf_err e = entry_at(s, f, mid, entry);
+        enum hf_err e = HF_OK;
+        if (loaded == 0 && hi <= f->written && (hi - lo) * size <= sizeof page) {
+            from = lo;
+            loaded = hi - lo;
+            e = entries_at(s, f, from, loaded, page);
+        }
+        if (!e && loaded > 0)
+            memcpy(entry, page + (mid - from) * size, size);
+        else if (!e)
+            e = entry_at(s, f, mid, entry);
         if (e) return e;
         if (below(entry, key)) {
-            memcpy(out, entry, size_of(s, f));
+            memcpy(out, entry, size);
             found = true;
             lo = mid + 1;
         } else {
