@@ -22,6 +22,8 @@
 
 #include "base/names.h"
 
+enum { AHEAD = 8 }; /* sorted items lie anywhere in the chunks: fetched so many before they are written */
+
 static size_t active_bytes(const struct schedule *s) {
     return s->active->bytes + wheel_count(s->active->wheel) * 16;
 }
@@ -37,11 +39,10 @@ static bool is_due(const struct schedule *s) {
            s->clock.inside_ms - s->checkpoint.at_ms >= s->o.checkpoint_ms;
 }
 
-/* Too many bytes of ids: forget the older part of the time that they span. */
+/* Too many bytes of finished ids: forget the older part of the time that they span. */
 static void move_horizon(struct schedule *s) {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < s->run_count; i++)
-        if (s->runs[i].run->kind == RUN_IDS) bytes += s->runs[i].run->bytes;
+    uint64_t all, bytes;
+    schedule_id_bytes(s, &all, &bytes);
     int64_t earliest = s->read_ms - s->o.id_memory_ms;
     if (s->id_horizon_ms < earliest) s->id_horizon_ms = earliest < 0 ? 0 : earliest;
     if (bytes <= s->o.id_memory_bytes) return;
@@ -96,6 +97,7 @@ static enum hf_err write_message_or_tombstone(struct schedule *s) {
     struct place item = c->item_at < f->sorted_count ? f->sorted[c->item_at]->place : PLACE_END;
     struct place tomb = c->tombstone_at < c->tombstone_count ? c->tombstones[c->tombstone_at] : PLACE_END;
     bool is_item = place_before(item, tomb);
+    if (c->item_at + AHEAD < f->sorted_count) __builtin_prefetch(f->sorted[c->item_at + AHEAD]);
     struct place at = is_item ? item : tomb;
     hf_str body;
     hf_buf_reset(&s->scratch);
@@ -147,6 +149,7 @@ static enum hf_err write_ids(struct schedule *s, bool *done) {
         if (!e) e = writer_ready(s, RUN_IDS, (struct place){0, 0});
         if (!e) e = run_writer_add(&c->writer, hf_buf_view(&s->scratch), id->hash);
         if (e) return e;
+        if (id_pends(id, c->base_ms)) c->writer.pending_bytes += s->scratch.n;
     }
     *done = true;
     return HF_OK;
@@ -247,6 +250,7 @@ static enum hf_err finish(struct schedule *s) {
     s->base_ms = c->base_ms;
     s->base_horizon_ms = c->horizon_ms;
     s->count.checkpoints++;
+    s->merge_wanted = true; /* ids may be over at the new base */
     forget_frozen(s);
     return HF_OK;
 }

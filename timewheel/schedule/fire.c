@@ -82,7 +82,7 @@ static enum hf_err pick_source(struct schedule *s, int64_t limit, struct pick *b
     }
     for (size_t i = 0; i < s->run_count; i++) {
         struct source *source = &s->runs[i];
-        if (source->run->kind != RUN_MESSAGES || source->cursor.head.due > limit) continue;
+        if (source->cursor.head.due > limit) continue; /* runs of ids are always at their end */
         enum hf_err e = run_cursor_load(&source->cursor);
         if (e) return e;
         offer(best, (struct pick){.source = source,
@@ -157,8 +157,7 @@ int64_t fire_next(struct schedule *s) {
     if (f && f->sorted_at < f->sorted_count && f->sorted[f->sorted_at]->place.due < next)
         next = f->sorted[f->sorted_at]->place.due;
     for (size_t i = 0; i < s->run_count; i++)
-        if (s->runs[i].run->kind == RUN_MESSAGES && s->runs[i].cursor.head.due < next)
-            next = s->runs[i].cursor.head.due;
+        if (s->runs[i].cursor.head.due < next) next = s->runs[i].cursor.head.due;
     return next;
 }
 
@@ -447,6 +446,7 @@ static void put_mark(struct place mark, uint8_t out[16]) {
 /* Runs all of whose places lie at or before the mark. */
 static size_t spent_runs(struct schedule *s, struct place mark, uint64_t ids[DROPS_MAX]) {
     size_t n = 0;
+    if (place_before(mark, s->first_end)) return 0;
     for (size_t i = 0; i < s->run_count && n < DROPS_MAX; i++) {
         struct run *r = s->runs[i].run;
         bool spent = r->kind == RUN_MESSAGES && !r->merging && !r->dropping && !place_before(mark, r->last);
@@ -459,6 +459,7 @@ static void mark_dropping(struct schedule *s, const uint64_t *ids, size_t n) {
     for (size_t i = 0; i < s->run_count; i++)
         for (size_t k = 0; k < n; k++)
             if (s->runs[i].run->id == ids[k]) s->runs[i].run->dropping = true;
+    if (n > 0) schedule_runs_changed(s);
 }
 
 /* Starts a commit of the outs, made of the first n messages, which moves the mark. */

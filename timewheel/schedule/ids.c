@@ -2,7 +2,7 @@
  *
  * A key is 'i' topic 0x00 id, or, for the outcome of an operation, 'o' partition offset (be32, be64). What
  * was last written of a key counts. Keys live in the gatherings, and in runs of their own, sorted by (hash,
- * sequence of the operation): a Bloom filter of ten bits a key answers for most runs that they know nothing;
+ * sequence of the operation): a Bloom filter of 14 bits a key answers for most runs that they know nothing;
  * for the others one block is read. So an id that waits a year costs bits of memory, whatever becomes of it.
  *
  * Body of an entry in such a run:
@@ -137,9 +137,10 @@ enum hf_err id_get(struct schedule *s, hf_str key, struct id_state *out) {
     }
     *out = (struct id_state){0};
     uint64_t hash = id_hash(key);
-    for (size_t i = 0; i < s->run_count; i++) {
-        struct run *r = s->runs[i].run;
-        if (r->kind != RUN_IDS || !run_may_have(r, hash)) continue;
+    for (size_t i = 0; i < s->id_run_count; i++) run_prefetch(s->id_runs[i], hash);
+    for (size_t i = 0; i < s->id_run_count; i++) {
+        struct run *r = s->id_runs[i];
+        if (!run_may_have(r, hash)) continue;
         enum hf_err e = get_from_run(s, r, hash, key, out);
         if (e) return e;
     }

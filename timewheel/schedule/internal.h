@@ -114,8 +114,9 @@ struct run {
     uint32_t block_count;
     uint8_t *bloom; /* ids only */
     uint32_t bloom_bytes;
-    bool merging;  /* an input of the merge under way */
-    bool dropping; /* a commit that ends it has started */
+    uint64_t pending_bytes; /* ids only: of entries that pended when they were written */
+    bool merging;           /* an input of the merge under way */
+    bool dropping;          /* a commit that ends it has started */
 };
 
 struct run_cursor {
@@ -153,6 +154,7 @@ struct run_writer {
     struct hf_buf block, index, hashes;
     struct place first, last;
     uint64_t messages, tombstones, written;
+    uint64_t pending_bytes; /* the caller counts */
     uint32_t block_messages, block_tombstones, blocks;
     struct place block_first;
     /* sealing */
@@ -172,6 +174,7 @@ HF_CHECK enum hf_err run_writer_seal(struct run_writer *w, size_t *under_way);
 void run_writer_end(struct run_writer *w);
 
 bool run_may_have(const struct run *r, uint64_t hash);
+void run_prefetch(const struct run *r, uint64_t hash); /* what run_may_have will look at */
 
 /* ---- gather.c: messages in memory ---- */
 
@@ -263,6 +266,9 @@ HF_CHECK enum hf_err id_get(struct schedule *s, hf_str key, struct id_state *out
 /* Body of an entry of a run of ids, and back. */
 void id_encode(struct hf_buf *b, const struct id_entry *e);
 HF_CHECK enum hf_err id_decode(hf_str body, struct id_entry *e, hf_str *key);
+static inline bool id_pends(const struct id_entry *e, int64_t at_ms) {
+    return e->kind == ID_PENDING && e->place.due > at_ms;
+}
 HF_CHECK enum hf_err id_sorted(const struct gather *g, struct id_entry ***out, size_t *n);
 
 #endif

@@ -15,7 +15,7 @@
  * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. */
 #include "schedule_state.h"
 
-enum { TIERS_MAX = 32, GROUPS_MAX = 256 };
+enum { TIERS_MAX = 32, GROUPS_MAX = 256, ID_MERGE_MS = 3600000 };
 
 /* ---- what to merge ---- */
 
@@ -32,16 +32,13 @@ static size_t groups_of(const struct schedule *s, enum run_kind kind, uint8_t ti
     return n;
 }
 
-/* Ids beyond their limit, and a good part of them past the horizon. */
+/* More finished ids than their limit, and a good part of them past the horizon; or so many ids in all that
+ * some may have finished since they were written, which is looked into by the hour. */
 static bool ids_overflow(const struct schedule *s) {
-    uint64_t bytes = 0;
-    size_t runs = 0;
-    for (size_t i = 0; i < s->run_count; i++) {
-        if (s->runs[i].run->kind != RUN_IDS) continue;
-        bytes += s->runs[i].run->bytes;
-        runs++;
-    }
-    return runs > 1 && bytes > s->o.id_memory_bytes + s->o.id_memory_bytes / 4 && s->id_merge_ms < s->base_ms;
+    uint64_t all, finished, most = s->o.id_memory_bytes + s->o.id_memory_bytes / 4;
+    schedule_id_bytes(s, &all, &finished);
+    if (s->id_run_count < 2 || s->id_merge_ms >= s->base_ms) return false;
+    return finished > most || (all > most && s->base_ms - s->id_merge_ms >= ID_MERGE_MS);
 }
 
 static bool is_input(const struct run *r, enum run_kind kind, uint8_t tier, bool all_tiers) {
@@ -65,20 +62,23 @@ static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, b
         m->input_count++;
     }
     s->next_group++;
-    if (kind == RUN_IDS) s->id_merge_ms = s->base_ms;
+    if (all_tiers) s->id_merge_ms = s->base_ms;
+    schedule_runs_changed(s);
     return HF_OK;
 }
 
 static enum hf_err choose(struct schedule *s) {
-    if (s->run_count < 2 || s->clock.mono_ms < s->merge_retry_mono) return HF_OK;
+    if (!s->merge_wanted || s->clock.mono_ms < s->merge_retry_mono) return HF_OK;
     static const enum run_kind kinds[] = {RUN_MESSAGES, RUN_IDS};
     for (size_t k = 0; k < 2; k++)
         for (uint8_t tier = 0; tier < TIERS_MAX; tier++)
             if (groups_of(s, kinds[k], tier) >= s->o.fan_in) return begin(s, kinds[k], tier, false);
     uint8_t top = 0;
-    for (size_t i = 0; i < s->run_count; i++)
-        if (s->runs[i].run->kind == RUN_IDS && s->runs[i].run->tier > top) top = s->runs[i].run->tier;
-    return ids_overflow(s) ? begin(s, RUN_IDS, top, true) : HF_OK;
+    for (size_t i = 0; i < s->id_run_count; i++)
+        if (s->id_runs[i]->tier > top) top = s->id_runs[i]->tier;
+    if (ids_overflow(s)) return begin(s, RUN_IDS, top, true);
+    s->merge_wanted = false;
+    return HF_OK;
 }
 
 /* ---- output ---- */
@@ -155,7 +155,10 @@ static enum hf_err emit_held(struct schedule *s) {
     struct id_entry e = {0};
     hf_str key;
     enum hf_err error = id_decode(hf_buf_view(&m->held), &e, &key);
-    if (!error && !is_over(s, &e)) error = emit(s, hf_buf_view(&m->held), e.hash, (struct place){0, 0});
+    if (!error && !is_over(s, &e)) {
+        error = emit(s, hf_buf_view(&m->held), e.hash, (struct place){0, 0});
+        if (!error && id_pends(&e, s->base_ms)) m->writer.pending_bytes += m->held.n;
+    }
     hf_buf_reset(&m->held);
     return error;
 }
@@ -273,6 +276,7 @@ void merge_abort(struct schedule *s) {
     struct merge *m = &s->merge;
     if (m->writing) run_writer_end(&m->writer);
     for (size_t i = 0; i < m->input_count; i++) m->inputs[i].run->merging = false;
+    if (m->input_count > 0) schedule_runs_changed(s);
     release(m);
 }
 

@@ -3,10 +3,11 @@
  *     blocks    each: size of the body u32, CRC-32C of the body u32, body = entries (uvarint size, body of
  * the entry, which begins with its place as two uvarints) index     for each block 40 bytes: first due u64,
  * first sequence u64, offset u64, size with header u32, messages u32, tombstones u32, zero u32 bloom     ids
- * only: a blocked Bloom filter, 64 bytes a block, ten bits a key, six probes footer    128 bytes: 0
+ * only: a blocked Bloom filter, 64 bytes a block, 14 bits a key, six probes footer    128 bytes: 0
  * "HFRUN001" 8  kind u8, tier u8, zero u16 12  blocks u32 16  group u64 24  messages u64         32
  * tombstones u64 40  first due, sequence  56  last due, sequence       u64 each 72  index offset u64     80
- * bloom bytes u32          84  CRC-32C of index and bloom u32 88  zero 124  CRC-32C of bytes 0 to 123 u32
+ * bloom bytes u32          84  CRC-32C of index and bloom u32 88  ids only:
+ * bytes of entries that pended when they were written u64  96  zero 124  CRC-32C of bytes 0 to 123 u32
  *
  * All integers big-endian. A run is valid if the footer, the index and each block that is read have the right
  * checksums; whether it exists at all is the engine's affair (a commit names it).
@@ -23,7 +24,8 @@ enum {
     FOOTER = 128,
     BLOOM_BLOCK = 64,
     BLOOM_PROBES = 6,
-    BLOOM_BITS = 10,
+    BLOOM_BITS = 14,
+    ID_BLOCK = 4 << 10, /* a look-up reads one */
     BLOCK_MAX = 64 << 20,
     INDEX_MAX = 256 << 20,
 };
@@ -40,8 +42,19 @@ static void bloom_bits(uint64_t hash, uint32_t bytes, uint32_t *block, uint32_t 
     }
 }
 
+static bool may_hold(const struct run *r, uint64_t hash) {
+    return r->bloom_bytes > 0 && (int64_t)hash >= r->first.due && (int64_t)hash <= r->last.due;
+}
+
+void run_prefetch(const struct run *r, uint64_t hash) {
+    uint32_t block, bits[BLOOM_PROBES];
+    if (!may_hold(r, hash)) return;
+    bloom_bits(hash, r->bloom_bytes, &block, bits);
+    __builtin_prefetch(r->bloom + block);
+}
+
 bool run_may_have(const struct run *r, uint64_t hash) {
-    if (r->bloom_bytes == 0) return false;
+    if (!may_hold(r, hash)) return false;
     uint32_t block, bits[BLOOM_PROBES];
     bloom_bits(hash, r->bloom_bytes, &block, bits);
     for (int i = 0; i < BLOOM_PROBES; i++)
@@ -66,6 +79,7 @@ enum hf_err run_writer_begin(struct run_writer *w, struct engine *e, enum run_ki
                              uint64_t group, uint64_t bucket, size_t block_bytes) {
     *w = (struct run_writer){
         .engine = e, .kind = kind, .tier = tier, .group = group, .block_bytes = block_bytes};
+    if (kind == RUN_IDS && block_bytes > ID_BLOCK) w->block_bytes = ID_BLOCK;
     enum hf_err error = engine_run_begin(e, bucket, &w->w);
     if (error) {
         w->w = NULL;
@@ -168,6 +182,7 @@ static void footer_of(const struct run_writer *w, uint64_t index_at, uint32_t bl
     hf_put_be64(f + 72, index_at);
     hf_put_be32(f + 80, bloom_bytes);
     hf_put_be32(f + 84, hf_crc32c(0, w->index.p, w->index.n));
+    hf_put_be64(f + 88, w->pending_bytes);
     hf_put_be32(f + 124, hf_crc32c(0, f, 124));
 }
 
@@ -220,6 +235,8 @@ static enum hf_err parse_footer(struct run *r, const uint8_t f[FOOTER], uint64_t
     *index_at = hf_get_be64(f + 72);
     r->bloom_bytes = hf_get_be32(f + 80);
     *index_crc = hf_get_be32(f + 84);
+    r->pending_bytes = hf_get_be64(f + 88);
+    if (r->pending_bytes > r->bytes) return HF_ECORRUPT;
     uint64_t index_bytes = (uint64_t)r->block_count * INDEX_ENTRY;
     bool fits = *index_at + index_bytes + r->bloom_bytes + FOOTER == r->bytes && r->block_count > 0 &&
                 r->bloom_bytes % BLOOM_BLOCK == 0 && index_bytes <= INDEX_MAX;

@@ -87,12 +87,38 @@ const char *schedule_outcome_text(enum schedule_outcome o) {
 
 /* ---- runs ---- */
 
+void schedule_runs_changed(struct schedule *s) {
+    s->id_run_count = s->dropping_count = 0;
+    s->first_end = PLACE_END;
+    s->merge_wanted = true;
+    for (size_t i = 0; i < s->run_count; i++) {
+        struct run *r = s->runs[i].run;
+        if (r->kind == RUN_IDS)
+            s->id_runs[s->id_run_count++] = r;
+        else if (r->dropping)
+            s->dropping_count++;
+        else if (!r->merging && place_before(r->last, s->first_end))
+            s->first_end = r->last;
+    }
+}
+
+void schedule_id_bytes(const struct schedule *s, uint64_t *all, uint64_t *finished) {
+    *all = *finished = 0;
+    for (size_t i = 0; i < s->id_run_count; i++) {
+        *all += s->id_runs[i]->bytes;
+        *finished += s->id_runs[i]->bytes - s->id_runs[i]->pending_bytes;
+    }
+}
+
 enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes) {
     if (s->run_count == s->run_cap) {
         size_t cap = s->run_cap ? s->run_cap * 2 : 16;
         struct source *p = realloc(s->runs, cap * sizeof *p);
         if (!p) return HF_ENOMEM;
         s->runs = p;
+        struct run **ids = realloc(s->id_runs, cap * sizeof *ids);
+        if (!ids) return HF_ENOMEM;
+        s->id_runs = ids;
         s->run_cap = cap;
     }
     struct source *source = &s->runs[s->run_count];
@@ -107,6 +133,7 @@ enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes) {
     }
     if (source->run->group >= s->next_group) s->next_group = source->run->group + 1;
     s->run_count++;
+    schedule_runs_changed(s);
     return HF_OK;
 }
 
@@ -115,6 +142,7 @@ static void remove_at(struct schedule *s, size_t i) {
     run_close(s->runs[i].run);
     memmove(&s->runs[i], &s->runs[i + 1], (s->run_count - i - 1) * sizeof s->runs[0]);
     s->run_count--;
+    schedule_runs_changed(s);
 }
 
 void schedule_remove_run(struct schedule *s, uint64_t id) {
@@ -127,7 +155,7 @@ void schedule_remove_run(struct schedule *s, uint64_t id) {
 
 /* Runs whose dropping commit is durable: it moved the mark past their last place. */
 static void remove_dropped(struct schedule *s) {
-    for (size_t i = s->run_count; i-- > 0;)
+    for (size_t i = s->run_count; s->dropping_count > 0 && i-- > 0;)
         if (s->runs[i].run->dropping && !place_before(s->mark, s->runs[i].run->last)) remove_at(s, i);
 }
 
@@ -292,6 +320,7 @@ void schedule_close(struct schedule *s) {
     hf_buf_fini(&s->scratch);
     hf_buf_fini(&s->key);
     free(s->runs);
+    free(s->id_runs);
     free(s);
 }
 

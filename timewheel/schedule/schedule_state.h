@@ -150,10 +150,15 @@ struct schedule {
     struct levels levels; /* for records read from now on */
     struct source *runs;
     size_t run_count, run_cap;
+    struct run **id_runs; /* those of ids among them */
+    size_t id_run_count;
+    size_t dropping_count;  /* runs that are being dropped */
+    struct place first_end; /* the first place at which a run of messages is spent */
+    bool merge_wanted;      /* something has changed since no merge was due */
     uint64_t next_group;
     int64_t id_horizon_ms;    /* for records read from now on */
     int64_t base_horizon_ms;  /* durable */
-    int64_t id_merge_ms;      /* base at the last merge of ids */
+    int64_t id_merge_ms;      /* base at the last merge of all ids */
     int64_t merge_retry_mono; /* after one that found no room */
 
     struct zone_slot zones[ZONES_MAX];
@@ -177,6 +182,10 @@ void schedule_trouble(struct schedule *s, enum hf_err e, const char *what);
 uint64_t schedule_random(struct schedule *s);
 HF_CHECK enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes);
 void schedule_remove_run(struct schedule *s, uint64_t id);
+/* After each change of s->runs, or of what one of them is in: keeps at hand what every step asks. */
+void schedule_runs_changed(struct schedule *s);
+/* Bytes of ids, and those of them that were finished when they were written. */
+void schedule_id_bytes(const struct schedule *s, uint64_t *all, uint64_t *finished);
 
 /* ---- clock.c ---- */
 void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
