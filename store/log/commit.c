@@ -68,9 +68,11 @@ struct binding {
 };
 
 static enum hf_err bind(struct log *l, const struct engine_commit *c, struct binding *b) {
+    struct log_partition *p = NULL;
     for (size_t i = 0; i < c->out_count; i++) {
         const struct engine_out *o = &c->outs[i];
-        struct log_partition *p = destination(l, o->topic, o->partition);
+        bool again = i > 0 && o->partition == o[-1].partition && hf_str_eq(o->topic, o[-1].topic);
+        if (!again) p = destination(l, o->topic, o->partition);
         if (!p || p == l->state.p) return HF_ENOTFOUND;
         size_t size = BATCH_HEADER + batch_record_size(o->key, o->value, o->headers, o->header_count);
         if (size > p->topic->config.message_max) return HF_ELIMIT;
@@ -291,10 +293,9 @@ static struct commit *commit_new(struct log *l, const struct engine_commit *in) 
     c->log = l;
     c->done_c.run = answered;
     hf_buf_init(&c->bytes, (size_t)ENGINE_COMMIT_BYTES * 2);
-    c->parts = calloc(in->out_count + 1, sizeof *c->parts);
     c->starts = calloc(in->low_water_count + 1, sizeof *c->starts);
     c->runs = calloc(in->runs_added_count + in->runs_dropped_count + 1, sizeof *c->runs);
-    if (c->parts && c->starts && c->runs) {
+    if (c->starts && c->runs) {
         while (c->name_count < in->runs_added_count) {
             c->runs[c->name_count] = in->runs_added[c->name_count];
             c->name_count++;
@@ -312,7 +313,10 @@ static struct commit *commit_new(struct log *l, const struct engine_commit *in) 
 static enum hf_err prepare(struct log *l, struct commit *c, const struct engine_commit *in,
                            struct binding *bound) {
     enum hf_err e = bind(l, in, bound);
-    if (!e) e = build(l, c, in, bound);
+    if (!e) {
+        c->parts = calloc(bound->count + 1, sizeof *c->parts); /* one for the state */
+        e = c->parts ? build(l, c, in, bound) : HF_ENOMEM;
+    }
     unbind(bound);
     if (!e) e = make_room(c);
     if (!e) e = hold_state(l, c);

@@ -37,7 +37,6 @@ enum {
     TEXT_BYTES = 192,       /* of one message: three times and an identity */
     MOVE_HEADERS = 16,      /* added to one message at most */
     ARENA_BYTES = 32 << 10, /* of one message */
-    COMMITS_A_STEP = 4,
 };
 
 const int64_t schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1] = {1,   2,   5,   10,   20,   50,
@@ -189,6 +188,10 @@ struct resolved { /* what one attempt found out */
     int32_t partitions, sticky;
     size_t record_max;
     enum hf_err topic_error;
+    struct said { /* the last time written: what is due together was often accepted together, too */
+        int64_t ms;
+        hf_str text;
+    } due, accepted;
 };
 
 static enum hf_err headers_room(struct batch *b, size_t used) {
@@ -203,25 +206,43 @@ static enum hf_err headers_room(struct batch *b, size_t used) {
 }
 
 static hf_str decimal(struct hf_buf *texts, int64_t v) {
+    static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+        "8081828384858687888990919293949596979899";
     char digits[24], *end = digits + sizeof digits, *p = end;
     uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-    do *--p = (char)('0' + u % 10);
-    while (u /= 10);
+    for (; u >= 100; u /= 100) {
+        p -= 2;
+        memcpy(p, pairs + u % 100 * 2, 2);
+    }
+    if (u >= 10) {
+        p -= 2;
+        memcpy(p, pairs + u * 2, 2);
+    } else {
+        *--p = (char)('0' + u);
+    }
     if (v < 0) *--p = '-';
     size_t at = texts->n;
     hf_buf_put(texts, p, (size_t)(end - p));
     return hf_str_make(texts->p + at, texts->n - at);
 }
 
+static hf_str time_text(struct hf_buf *texts, struct said *last, int64_t ms) {
+    if (!last->text.p || last->ms != ms) *last = (struct said){ms, decimal(texts, ms)};
+    return last->text;
+}
+
 /* <topic>/<partition>/<offset>@<timestamp> */
-static hf_str identity(struct hf_buf *texts, const struct message *m) {
+static hf_str identity(struct hf_buf *texts, struct said *accepted, const struct message *m) {
+    hf_str timestamp = time_text(texts, accepted, m->accepted_ms);
     size_t at = texts->n;
     hf_buf_str(texts, HF_STR(HF_TOPIC_DELAY "/"));
     decimal(texts, m->source_partition);
     hf_buf_str(texts, HF_STR("/"));
     decimal(texts, m->source_offset);
     hf_buf_str(texts, HF_STR("@"));
-    decimal(texts, m->accepted_ms);
+    hf_buf_str(texts, timestamp);
     return hf_str_make(texts->p + at, texts->n - at);
 }
 
@@ -273,7 +294,7 @@ static enum hf_err deliver(struct schedule *s, struct resolved *r, const struct 
     struct hf_buf *texts = &s->batch.texts;
     bool bad = hf_topic_is_ours(m->topic);
     int32_t asked = m->partition;
-    if (!bad) add_header(out, headers, HF_HDR_DUE, decimal(texts, m->asked_ms));
+    if (!bad) add_header(out, headers, HF_HDR_DUE, time_text(texts, &r->due, m->asked_ms));
     look_up(s, r, m->topic);
     if (r->topic_error && r->topic_error != HF_ENOTFOUND) return HF_EAGAIN;
     const char *why = reject ? "too large for its topic" : unfit(r, m, out);
@@ -347,7 +368,7 @@ static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, con
     struct hf_header *all = hf_arena_array(&s->batch.arena, n ? n : 1, sizeof *all);
     if (!all) return HF_ENOMEM;
     memcpy(all, headers, n * sizeof *all);
-    hf_str base = m->flags & ENTRY_NAMED ? (hf_str){NULL, 0} : identity(&s->batch.texts, m);
+    hf_str base = m->flags & ENTRY_NAMED ? (hf_str){NULL, 0} : identity(&s->batch.texts, &r->accepted, m);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         if (hf_str_is(all[i].key, HF_HDR_MESSAGE_ID))
@@ -392,8 +413,9 @@ static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct 
     *out = (struct engine_out){
         .topic = m.topic, .key = m.key, .value = m.value, .headers = headers, .header_count = n};
     if (!(m.flags & ENTRY_CREATED))
-        add_header(out, headers, HF_HDR_CREATED_AT, decimal(&b->texts, m.accepted_ms));
-    if (!(m.flags & ENTRY_NAMED)) add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &m));
+        add_header(out, headers, HF_HDR_CREATED_AT, time_text(&b->texts, &r->accepted, m.accepted_ms));
+    if (!(m.flags & ENTRY_NAMED))
+        add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &r->accepted, &m));
     int64_t wait_ms = m.flags & ENTRY_RELATIVE ? inside_hold(s, m.place) : 0;
     if (wait_ms > 0)
         hold(s, r, &m, wait_ms, out, headers);
@@ -546,20 +568,19 @@ static enum hf_err commit_without_moves(struct schedule *s) {
     return commit(s, 0, s->taken, &none);
 }
 
+/* One commit a slice: in a burst others are served between any two of them. */
 enum hf_err fire_slice(struct schedule *s, bool *more) {
     if (s->clock.leapt) return HF_OK;
     int64_t limit = fire_limit(s);
     if (limit > s->limit_ms) s->limit_ms = limit;
-    enum hf_err e = HF_OK;
-    for (int i = 0; !e && i < COMMITS_A_STEP; i++) {
-        if (!free_commit(s)) return HF_OK; /* a completion brings us back */
-        if (s->batch.count == 0 && (e = fill_batch(s, s->limit_ms))) return e;
-        if (s->batch.count == 0) {
-            e = commit_without_moves(s);
-            return e == HF_EAGAIN || e == HF_ENOSPC ? HF_OK : e;
-        }
-        e = commit_batch(s);
+    if (!free_commit(s)) return HF_OK; /* a completion brings us back */
+    enum hf_err e = s->batch.count == 0 ? fill_batch(s, s->limit_ms) : HF_OK;
+    if (e) return e;
+    if (s->batch.count == 0) {
+        e = commit_without_moves(s);
+        return e == HF_EAGAIN || e == HF_ENOSPC ? HF_OK : e;
     }
+    e = commit_batch(s);
     if (!e) *more = true;
     bool waits = e == HF_EAGAIN || e == HF_ENOSPC || e == HF_ENOTFOUND;
     if (waits) s->waiting = true;
