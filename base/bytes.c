@@ -123,15 +123,6 @@ void hf_buf_varint(struct hf_buf *b, int64_t v) {
     hf_buf_uvarint(b, hf_zigzag(v));
 }
 
-size_t hf_uvarint_size(uint64_t v) {
-    size_t n = 1;
-    while (v >= 0x80) {
-        v >>= 7;
-        n++;
-    }
-    return n;
-}
-
 static const uint8_t *take(struct hf_reader *r, size_t n) {
     if (r->bad || n > hf_reader_left(r)) {
         r->bad = true;

@@ -119,7 +119,9 @@ void hf_buf_uvarint(struct hf_buf *b, uint64_t v);
 void hf_buf_varint(struct hf_buf *b, int64_t v);
 
 /* Bytes that hf_buf_uvarint would write: 1 to 10. */
-size_t hf_uvarint_size(uint64_t v);
+static inline size_t hf_uvarint_size(uint64_t v) {
+    return (size_t)(70 - __builtin_clzll(v | 1)) / 7;
+}
 static inline uint64_t hf_zigzag(int64_t v) {
     return ((uint64_t)v << 1) ^ (uint64_t)(v >> 63);
 }
