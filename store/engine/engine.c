@@ -47,6 +47,10 @@ void engine_time_floor(struct engine *e, hf_str topic, int64_t ms) {
     if (e->ops->time_floor) e->ops->time_floor(e, topic, ms);
 }
 
+void engine_accept_clock(struct engine *e) {
+    if (e->ops->accept_clock) e->ops->accept_clock(e);
+}
+
 void engine_watch(struct engine *e, hf_str topic, void (*fn)(void *arg), void *arg) {
     e->ops->watch(e, topic, fn, arg);
 }

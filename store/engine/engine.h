@@ -29,6 +29,7 @@ enum {
     ENGINE_HEADERS_MAX = 256,      /* headers of one record; the door refuses more on holdfast. topics */
     ENGINE_OUTS_MAX = 65536,       /* records of one commit */
     ENGINE_COMMIT_BYTES = 8 << 20, /* keys, values and headers of one commit; more is HF_ELIMIT */
+    ENGINE_CLOCK_LEAP_MS = 60000,  /* a wall clock that gets ahead of the monotonic one by more has leapt */
 };
 
 /* ---- commit ---- */
@@ -135,6 +136,11 @@ int64_t engine_stable_ms(struct engine *e, hf_str topic);
 /* Records of this topic that are accepted from now on have a timestamp of at least ms, whatever the wall
  * clock does. The schedule says so before it moves its mark there, and again after each start. */
 void engine_time_floor(struct engine *e, hf_str topic, int64_t ms);
+
+/* Topics of ours are stamped by a clock that no leap of the wall clock carries away: else what is accepted
+ * meanwhile, and all after it, would count its delay from a time that never was. This accepts the wall clock
+ * as it is now. */
+void engine_accept_clock(struct engine *e);
 
 /* Calls fn after records of that topic became readable; one watcher a topic. fn only sets a flag or wakes the
  * loop. fn == NULL ends it. */

@@ -18,6 +18,7 @@ struct engine_ops {
                           int64_t *stable_end);
     int64_t (*stable_ms)(struct engine *e, hf_str topic);
     void (*time_floor)(struct engine *e, hf_str topic, int64_t ms);
+    void (*accept_clock)(struct engine *e);
     void (*watch)(struct engine *e, hf_str topic, void (*fn)(void *arg), void *arg);
     void (*state_each)(struct engine *e, hf_str prefix, void (*fn)(void *arg, hf_str key, hf_str value),
                        void *arg);

@@ -69,7 +69,7 @@ static enum hf_err judge(struct log *l, struct log_partition *p, const uint8_t *
 static void stamp(struct log_partition *p, uint8_t *batch, struct batch_info *b) {
     struct topic *t = p->topic;
     if (t->config.internal || t->config.append_time) {
-        int64_t now = env_wall_ms(p->log->env);
+        int64_t now = log_time_ms(p->log);
         if (now < p->last_time_ms) now = p->last_time_ms;
         if (t->config.internal) {
             if (now < t->last_time_ms) now = t->last_time_ms;

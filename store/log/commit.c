@@ -220,6 +220,8 @@ static void assign_batch(struct part *x, uint8_t *batch, struct batch_info *b) {
     struct topic *t = p->topic;
     int64_t ms = b->max_timestamp;
     if (t->config.internal || t->config.append_time) {
+        int64_t now_ms = log_time_ms(p->log);
+        if (ms > now_ms) ms = now_ms;
         if (ms < p->last_time_ms) ms = p->last_time_ms;
         if (t->config.internal && ms < t->last_time_ms) ms = t->last_time_ms;
     }

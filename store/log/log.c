@@ -59,8 +59,18 @@ static void tell_watchers(struct log *l) {
     }
 }
 
+/* What the wall clock would show had it not leapt ahead (docs/timewheel.md). */
+int64_t log_time_ms(struct log *l) {
+    int64_t wall_ms = env_wall_ms(l->env), mono_ms = env_mono_us(l->env) / 1000, delta = wall_ms - mono_ms;
+    bool first = l->trusted_delta_ms == INT64_MIN;
+    if (!first && delta > l->trusted_delta_ms + ENGINE_CLOCK_LEAP_MS) return mono_ms + l->trusted_delta_ms;
+    if (first || delta > l->trusted_delta_ms) l->trusted_delta_ms = delta;
+    return wall_ms;
+}
+
 int64_t log_step(struct log *l) {
     if (l->failed) return 1000;
+    (void)log_time_ms(l); /* small steps ahead are believed one by one */
     psync_background(l, env_mono_us(l->env));
     checkpoint_step(l);
     journal_kick(l);
@@ -171,6 +181,7 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
     if (!l) return HF_ENOMEM;
     l->engine.ops = &log_engine_ops;
     l->env = env;
+    l->trusted_delta_ms = INT64_MIN;
     l->opening = "reading the options";
     l->journal.log = l->checkpoint.log = l;
     l->free_checked_us = INT64_MIN / 2;

@@ -79,6 +79,11 @@ static void time_floor(struct engine *e, hf_str name, int64_t ms) {
     if (t && ms > t->last_time_ms) t->last_time_ms = ms;
 }
 
+static void accept_clock(struct engine *e) {
+    struct log *l = log_of(e);
+    l->trusted_delta_ms = env_wall_ms(l->env) - env_mono_us(l->env) / 1000;
+}
+
 /* ---- watches: by name, so that they may come before their topic and survive it ---- */
 
 static struct topic_watch *watch_find(struct log *l, hf_str name) {
@@ -297,6 +302,7 @@ const struct engine_ops log_engine_ops = {
     .bounds = bounds,
     .stable_ms = stable_ms,
     .time_floor = time_floor,
+    .accept_clock = accept_clock,
     .watch = watch,
     .state_each = each,
     .state_get = get,

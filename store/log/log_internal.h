@@ -404,6 +404,7 @@ struct trash {
 struct log {
     struct engine engine; /* first: log_engine */
     struct hf_env *env;
+    int64_t trusted_delta_ms; /* wall - monotonic, the most that was believed; INT64_MIN: not asked yet */
     struct log_options o;
     enum hf_err failed;
     bool open;           /* recovery is over */
@@ -454,6 +455,8 @@ struct log {
 /* log.c */
 void log_fail(struct log *l, enum hf_err e, const char *what);
 void log_ready(struct log *l, struct completion *c);
+/* The time that topics of ours, and others with LogAppendTime, are stamped with. */
+int64_t log_time_ms(struct log *l);
 enum hf_err log_settle(struct log *l, bool (*settled)(struct log *l));
 void ids_step(struct log *l);
 

@@ -193,7 +193,7 @@ void retention_step(struct log *l) {
     if (!l->open || l->closing || l->failed) return;
     if (!r->row && env_mono_us(l->env) >= r->next_us) begin_pass(l);
     if (!r->row || r->moving >= MOVING_COMMITS) return;
-    int64_t now_ms = env_wall_ms(l->env);
+    int64_t now_ms = log_time_ms(l);
     r->budget = HEADERS;
     for (int i = 0; i < LOOKS && r->at < r->count && r->budget > 0 && !l->failed; i++) {
         if (!look_at(l, r->row[r->at], now_ms, starts, &n)) break;

@@ -89,7 +89,7 @@ struct op *model_act(struct model *m, int64_t wall_ms) {
     }
     o->key = (int)(model_random(s) % 5);
     if (model_chance(m, 10)) o->partition = (int32_t)(model_random(s) % (uint64_t)model_partitions[o->topic]);
-    if (model_chance(m, 50))
+    if (model_chance(m, 50) && !m->absolute)
         o->delay = model_delay(m);
     else
         o->due = wall_ms + model_delay(m) - (model_chance(m, 10) ? 1000 : 0);

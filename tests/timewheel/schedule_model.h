@@ -34,6 +34,7 @@ struct op {
 
 struct model {
     uint64_t random;
+    bool absolute; /* no delays, only due times: the wall clock is set, and a delay waits for the other one */
     struct op ops[OPS_MAX];
     size_t op_count, op_accepted;
     struct op *by_seq[OPS_MAX];

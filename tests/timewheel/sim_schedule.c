@@ -39,11 +39,15 @@ struct run {
     struct log_options log_options;
     struct schedule_options options;
     unsigned lives, crashes, power_losses, recoveries;
+    bool clock_moves;             /* in this seed */
+    int64_t step_ms, ahead_ms;    /* by which the wall clock was set, now and at most */
+    int64_t leap_ms;              /* beside that: nobody believes it */
+    unsigned steps, leaps, slews; /* of the wall clock */
     char broken[300];
 };
 
 struct totals {
-    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries;
+    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries, steps, leaps, slews;
 };
 
 static bool verbose;
@@ -66,6 +70,38 @@ static bool fails(struct run *r, enum hf_err e, const char *what) {
     if (!e) return false;
     if (!hf_sim_dead(r->sim)) broken(r, "%s: %s", what, hf_err_name(e));
     return true;
+}
+
+/* ---- the wall clock ---- */
+
+/* What it would show had nobody touched it. */
+static int64_t true_ms(struct run *r) {
+    return env_wall_ms(r->env) - r->step_ms - r->leap_ms;
+}
+
+static void set_wall(struct run *r, int64_t step_ms, int64_t leap_ms) {
+    int64_t now_ms = true_ms(r);
+    r->step_ms = step_ms;
+    r->leap_ms = leap_ms;
+    if (step_ms > r->ahead_ms) r->ahead_ms = step_ms;
+    hf_sim_set_wall(r->sim, now_ms + step_ms + leap_ms);
+}
+
+/* Steps back and ahead, by less than a minute in all; slewing by a few ms; leaps of a year, and back. */
+static void move_clock(struct run *r) {
+    if (!r->clock_moves) return;
+    if (below(r, 60) == 0) {
+        set_wall(r, (int64_t)below(r, 70000) - 20000, r->leap_ms);
+        r->steps++;
+    }
+    if (r->step_ms < 40000 && below(r, 10) == 0) {
+        set_wall(r, r->step_ms + (int64_t)below(r, 7) - 3, r->leap_ms);
+        r->slews++;
+    }
+    if (below(r, r->leap_ms ? 20 : 200) == 0) {
+        set_wall(r, r->step_ms, r->leap_ms ? 0 : INT64_C(31536000000));
+        r->leaps += r->leap_ms != 0;
+    }
 }
 
 /* ---- the machine ---- */
@@ -119,6 +155,7 @@ static void end_life(struct run *r) {
     r->schedule = NULL;
     r->log = NULL;
     memset(r->appends, 0, sizeof r->appends);
+    if (r->leap_ms) set_wall(r, r->step_ms, 0); /* a start believes the clock as it is */
     hf_sim_restart(r->sim);
 }
 
@@ -130,7 +167,7 @@ static void appended(void *arg, const struct log_appended *result) {
 }
 
 static void act(struct run *r) {
-    struct op *o = model_act(&r->model, env_wall_ms(r->env));
+    struct op *o = model_act(&r->model, true_ms(r) + r->step_ms);
     struct log_partition *p = log_partition(r->log, HF_STR(HF_TOPIC_DELAY), 0);
     if (!o || !p) return;
     struct op_record record;
@@ -162,6 +199,8 @@ static void look(struct run *r) {
         o->offset = record.offset;
         o->seq = record.sequence;
         o->at_ms = record.timestamp_ms;
+        if (o->at_ms > true_ms(r) + r->ahead_ms + 2) /* both clocks in whole ms */
+            broken(r, "offset %lld is stamped by a clock that had leapt", (long long)record.offset);
         int64_t answered = r->answered[o - r->model.ops];
         if (answered && answered != o->offset + 1) broken(r, "an answered offset holds another record");
         if (r->model.op_accepted && r->model.by_seq[r->model.op_accepted - 1]->seq >= o->seq)
@@ -232,6 +271,7 @@ static void live(struct run *r) {
     for (int i = 0; i < 600 && !hf_sim_dead(r->sim) && !r->broken[0]; i++) {
         if (below(r, 100) < 50) act(r);
         if (below(r, 30) == 0) hf_sim_advance(r->sim, model_delay(&r->model) * 1000);
+        move_clock(r);
         step(r);
         if (below(r, 40) == 0 && !hf_sim_dead(r->sim)) (void)check(r);
     }
@@ -278,6 +318,7 @@ static void draw(struct run *r) {
                                            .fan_in = 2 + below(r, 3),
                                            .slice_bytes = 200 + below(r, 2000),
                                            .random_seed = below(r, 1000)};
+    r->clock_moves = r->model.absolute = below(r, 3) == 0;
 }
 
 static bool run_seed(uint64_t seed, struct totals *t) {
@@ -305,6 +346,9 @@ static bool run_seed(uint64_t seed, struct totals *t) {
     t->crashes += r.crashes;
     t->power_losses += r.power_losses;
     t->recoveries += r.recoveries;
+    t->steps += r.steps;
+    t->leaps += r.leaps;
+    t->slews += r.slews;
     if (r.broken[0]) {
         fprintf(stderr, "BROKEN: %s\n  sim_schedule --seed %llu --seeds 1\n", r.broken,
                 (unsigned long long)seed);
@@ -327,9 +371,11 @@ int main(int argc, char **argv) {
     for (uint64_t seed = first; seed < first + seeds; seed++)
         if (!run_seed(seed, &t)) return 1;
     printf("%llu seeds: %llu operations, %llu messages delivered, %llu crashes (%llu power losses, %llu "
-           "while starting)\n",
+           "while starting), wall clock: %llu steps, %llu leaps, %llu times slewed\n",
            (unsigned long long)t.seeds, (unsigned long long)t.operations, (unsigned long long)t.delivered,
            (unsigned long long)t.crashes, (unsigned long long)t.power_losses,
-           (unsigned long long)t.recoveries);
-    return t.delivered && t.power_losses && t.recoveries ? 0 : 1;
+           (unsigned long long)t.recoveries, (unsigned long long)t.steps, (unsigned long long)t.leaps,
+           (unsigned long long)t.slews);
+    bool all = t.delivered && t.power_losses && t.recoveries && t.steps && t.leaps && t.slews;
+    return all || seeds < 10 ? 0 : 1;
 }

@@ -42,7 +42,7 @@ void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms) {
     c->mono_ms = mono_ms;
     if (!c->started) c->trusted_delta_ms = delta;
     c->started = true;
-    bool leapt = delta > c->trusted_delta_ms + CLOCK_LEAP_MS;
+    bool leapt = delta > c->trusted_delta_ms + ENGINE_CLOCK_LEAP_MS;
     if (leapt != c->leapt) {
         c->leapt = leapt;
         schedule_tell(s, leapt ? SCHEDULE_CLOCK_LEAPT : SCHEDULE_CLOCK_BACK,
@@ -56,6 +56,7 @@ void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms) {
 
 void schedule_accept_clock(struct schedule *s) {
     s->clock.trusted_delta_ms = s->clock.wall_ms - s->clock.mono_ms;
+    engine_accept_clock(s->engine);
 }
 
 int64_t inside_hold(const struct schedule *s, struct place p) {

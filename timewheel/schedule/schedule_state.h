@@ -13,7 +13,6 @@ enum {
     DROPS_MAX = 64,      /* runs dropped by one commit */
     RETRY_MS = 100,      /* after an error that may pass */
     CLOCK_JITTER_MS = 10,
-    CLOCK_LEAP_MS = 60000,
     ENTRY_MAX = 32 << 20,
     SEARCH_ENTRIES = 100000, /* one page looks at so many */
     ZONES_MAX = 16,          /* kept open */
