@@ -50,8 +50,8 @@ struct hf_control {
     int64_t delay_ms;       /* hf-delay; -1: absent, or a level */
     int delay_level;        /* hf-delay: level1 and up; 0: none */
     int64_t check_after_ms; /* hf-check-after; -1: absent */
-    int64_t expect;         /* hf-expect: sequence of the message that a move is about; -1: absent */
-    int32_t partition;      /* hf-partition; -1: absent */
+    int64_t expect;    /* hf-expect: sequence of the message that a move or cancel is about; -1: absent */
+    int32_t partition; /* hf-partition; -1: absent */
 };
 
 struct hf_control_error {

@@ -1,4 +1,7 @@
-/* holdfast schedule list | show | cancel | move | stats: messages that are held until they are due. */
+/* holdfast schedule list | count | show | cancel | move | stats: messages that are held until they are due.
+ *
+ * cancel and move take TOPIC ID, or a filter: then page after page is asked for, and the sums are printed.
+ * What stops in the middle says where to go on (--after); beginning anew does no harm either. */
 #include "common.h"
 
 #include "base/duration.h"
@@ -6,10 +9,11 @@
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct schedule {
     struct cli_server at;
-    const char *topic, *prefix, *from, *to, *due, *delay;
+    const char *topic, *prefix, *from, *to, *due, *delay, *by, *after;
     int64_t limit;
     bool json;
 };
@@ -17,18 +21,21 @@ struct schedule {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct schedule),
     {"topic", HF_OPTION_TEXT, offsetof(struct schedule, topic), .value = "T",
-     .help = "of list: messages to this topic only"},
+     .help = "messages to this topic only"},
     {"prefix", HF_OPTION_TEXT, offsetof(struct schedule, prefix), .value = "P",
-     .help = "of list: messages whose id begins so"},
-    {"from", HF_OPTION_TEXT, offsetof(struct schedule, from), .value = "TIME",
-     .help = "of list: due at or after"},
-    {"to", HF_OPTION_TEXT, offsetof(struct schedule, to), .value = "TIME", .help = "of list: due before"},
+     .help = "messages whose id begins so"},
+    {"from", HF_OPTION_TEXT, offsetof(struct schedule, from), .value = "TIME", .help = "due at or after"},
+    {"to", HF_OPTION_TEXT, offsetof(struct schedule, to), .value = "TIME", .help = "due before"},
     {"limit", HF_OPTION_INT, offsetof(struct schedule, limit), .fallback = "0", .value = "N",
      .help = "of list: so many at most; 0: all"},
     {"due", HF_OPTION_TEXT, offsetof(struct schedule, due), .value = "TIME",
      .help = "of move: ms since 1970, or 2026-03-01T12:00:00Z"},
     {"delay", HF_OPTION_TEXT, offsetof(struct schedule, delay), .value = "D",
      .help = "of move: from now, 15m"},
+    {"by", HF_OPTION_TEXT, offsetof(struct schedule, by), .value = "D",
+     .help = "of move of many: so much later, 15m, or earlier, -15m"},
+    {"after", HF_OPTION_TEXT, offsetof(struct schedule, after), .value = "CURSOR",
+     .help = "go on behind this place"},
     {"json", HF_OPTION_SWITCH, offsetof(struct schedule, json), .help = "an object a line"},
 };
 static const struct hf_options options = {"schedule", rows, sizeof rows / sizeof *rows};
@@ -89,10 +96,10 @@ static enum hf_err add_time(struct hf_buf *path, const char *name, const char *v
     return HF_OK;
 }
 
-static enum hf_err page_path(const struct schedule *s, int64_t limit, const char *after,
+static enum hf_err page_path(const struct schedule *s, const char *of, int64_t limit, const char *after,
                              struct hf_buf *path) {
     hf_buf_reset(path);
-    hf_buf_printf(path, "/v1/schedule?limit=%" PRId64, limit);
+    hf_buf_printf(path, "/v1/%s?limit=%" PRId64, of, limit);
     enum hf_err e = add_query(path, "topic", s->topic);
     if (!e) e = add_query(path, "prefix", s->prefix);
     if (!e) e = add_time(path, "from", s->from);
@@ -104,15 +111,16 @@ static enum hf_err page_path(const struct schedule *s, int64_t limit, const char
 
 static enum hf_err list(const struct schedule *s, const char *const *names) {
     (void)names;
-    char after[80] = "";
+    char after[80];
     struct hf_buf path;
+    (void)snprintf(after, sizeof after, "%s", s->after ? s->after : "");
     hf_buf_init(&path, 3 * PATH_MAX_BYTES);
     enum hf_err e = HF_OK;
     int64_t left = s->limit ? s->limit : INT64_MAX;
     for (bool more = true; !e && more && left > 0;) {
         json_t *page = NULL, *item;
         size_t i;
-        e = page_path(s, left < PAGE ? left : PAGE, after, &path);
+        e = page_path(s, "schedule", left < PAGE ? left : PAGE, after, &path);
         if (!e) e = call(s, "GET", (const char *)path.p, NULL, &page);
         if (e) break;
         json_array_foreach(json_object_get(page, "messages"), i, item) {
@@ -127,6 +135,105 @@ static enum hf_err list(const struct schedule *s, const char *const *names) {
     hf_buf_fini(&path);
     return e;
 }
+
+/* ---- sums over pages ---- */
+
+/* Adds the numbers of an object, those of objects within it too. */
+static void add_up(json_t *sum, const json_t *page) {
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)page, name, v) {
+        json_t *have = json_object_get(sum, name);
+        if (json_is_object(v)) {
+            if (!have) json_object_set_new(sum, name, have = json_object());
+            add_up(have, v);
+        } else if (json_is_integer(v)) {
+            json_object_set_new(sum, name, json_integer(json_integer_value(have) + json_integer_value(v)));
+        }
+    }
+}
+
+static void progress(const struct schedule *s, const json_t *sum) {
+    if (s->json || !isatty(STDERR_FILENO)) return;
+    (void)fprintf(stderr, "\r");
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)sum, name, v) if (json_is_integer(v))(void)
+        fprintf(stderr, "%s %" JSON_INTEGER_FORMAT "  ", name, json_integer_value(v));
+}
+
+/* Page after page; *sum is the caller's, also after a failure. */
+static enum hf_err over_pages(const struct schedule *s, const char *method, const char *of,
+                              const json_t *body, json_t **sum, char after[80]) {
+    struct hf_buf path;
+    enum hf_err e = HF_OK;
+    bool more = true, asked = false;
+    (void)snprintf(after, 80, "%s", s->after ? s->after : "");
+    hf_buf_init(&path, 3 * PATH_MAX_BYTES);
+    *sum = json_object();
+    while (!e && more) {
+        json_t *page = NULL;
+        e = page_path(s, of, PAGE, after, &path);
+        if (!e) e = call(s, method, (const char *)path.p, body, &page);
+        if (e) break;
+        add_up(*sum, page);
+        progress(s, *sum);
+        const char *next = json_string_value(json_object_get(page, "next"));
+        more = next != NULL;
+        if (next) (void)snprintf(after, 80, "%s", next);
+        json_decref(page);
+        asked = true;
+    }
+    if (asked && !s->json && isatty(STDERR_FILENO)) (void)fprintf(stderr, "\n");
+    hf_buf_fini(&path);
+    return e;
+}
+
+static void print_sums(const struct schedule *s, const json_t *sum) {
+    const char *name;
+    json_t *v;
+    if (s->json) {
+        (void)json_dumpf(sum, stdout, JSON_COMPACT);
+        (void)putchar('\n');
+        return;
+    }
+    json_object_foreach((json_t *)(uintptr_t)sum, name, v) {
+        if (json_is_integer(v)) (void)printf("%s %" JSON_INTEGER_FORMAT "\n", name, json_integer_value(v));
+        if (!json_is_object(v)) continue;
+        const char *inner;
+        json_t *n;
+        (void)printf("%s:\n", name);
+        json_object_foreach(v, inner, n) if (json_is_integer(n))(void)
+            printf("  %-8s %" JSON_INTEGER_FORMAT "\n", inner, json_integer_value(n));
+    }
+}
+
+static enum hf_err count(const struct schedule *s, const char *const *names) {
+    json_t *sum;
+    char after[80];
+    (void)names;
+    enum hf_err e = over_pages(s, "GET", "schedule-count", NULL, &sum, after);
+    if (!e) print_sums(s, sum);
+    json_decref(sum);
+    return e;
+}
+
+static enum hf_err change_many(const struct schedule *s, const char *method, const json_t *body) {
+    json_t *sum;
+    char after[80], why[512];
+    if (!s->topic)
+        return client_error(HF_EINVAL, "which TOPIC and ID, or which messages? (--topic T, --prefix P …)");
+    enum hf_err e = over_pages(s, method, "schedule", body, &sum, after);
+    if (e && *after) {
+        (void)snprintf(why, sizeof why, "%s", hf_errmsg());
+        e = client_error(e, "%.400s; so far the above: go on with --after %s", why, after);
+    }
+    print_sums(s, sum);
+    json_decref(sum);
+    return e;
+}
+
+/* ---- one ---- */
 
 static enum hf_err item_path(const char *const *names, char *out, size_t size) {
     char topic[PATH_MAX_BYTES], id[PATH_MAX_BYTES * 2];
@@ -167,21 +274,27 @@ static enum hf_err change(const struct schedule *s, const char *method, const ch
 }
 
 static enum hf_err cancel(const struct schedule *s, const char *const *names) {
-    return change(s, "DELETE", names, NULL);
+    return names[0] ? change(s, "DELETE", names, NULL) : change_many(s, "DELETE", NULL);
 }
 
 static enum hf_err move(const struct schedule *s, const char *const *names) {
-    if (!s->due == !s->delay) return client_error(HF_EINVAL, "move: to when? (--due or --delay)");
-    json_t *body = s->due ? json_pack("{s:s}", "due", s->due) : json_pack("{s:s}", "delay", s->delay);
+    if (!!s->due + !!s->delay + !!s->by != 1)
+        return client_error(HF_EINVAL, "move: to when? (--due, --delay, or of many --by)");
+    if (s->by && names[0])
+        return client_error(HF_EINVAL, "move: --by is for many; of one say --due or --delay");
+    json_t *body = s->due     ? json_pack("{s:s}", "due", s->due)
+                   : s->delay ? json_pack("{s:s}", "delay", s->delay)
+                              : json_pack("{s:s}", "by", s->by);
     if (!body) return client_error(HF_ENOMEM, "move: %s", hf_err_text(HF_ENOMEM));
-    enum hf_err e = change(s, "POST", names, body);
+    enum hf_err e = names[0] ? change(s, "POST", names, body) : change_many(s, "POST", body);
     json_decref(body);
     return e;
 }
 
+/* With a filter: of those messages what is due when. */
 static enum hf_err stats(const struct schedule *s, const char *const *names) {
-    (void)names;
     json_t *answer;
+    if (s->topic || s->prefix || s->from || s->to) return count(s, names);
     enum hf_err e = call(s, "GET", "/v1/schedule-stats", NULL, &answer);
     if (e) return e;
     (void)json_dumpf(answer, stdout, s->json ? JSON_COMPACT : JSON_INDENT(2));
@@ -194,20 +307,21 @@ static const struct {
     const char *name;
     enum hf_err (*run)(const struct schedule *s, const char *const *names);
     size_t names; /* TOPIC ID, or none */
-} actions[] = {
-    {"list", list, 0}, {"show", show, 2}, {"cancel", cancel, 2}, {"move", move, 2}, {"stats", stats, 0}};
+    bool many;    /* or none all the same */
+} actions[] = {{"list", list, 0, true},     {"count", count, 0, true}, {"show", show, 2, false},
+               {"cancel", cancel, 2, true}, {"move", move, 2, true},   {"stats", stats, 0, true}};
 
-static int act(const struct schedule *s, const char *const *rest, size_t count) {
+static int act(const struct schedule *s, const char *const *rest, size_t given) {
     for (size_t i = 0; rest[0] && i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(rest[0], actions[i].name) != 0) continue;
-        if (count != 1 + actions[i].names)
+        if (given != 1 + actions[i].names && !(actions[i].many && given == 1))
             return cli_usage("schedule", actions[i].names ? "%s: which TOPIC and ID?" : "%s takes no names",
                              rest[0]);
         enum hf_err e = actions[i].run(s, rest + 1);
         if (e == HF_EINVAL) return cli_usage("schedule", "%s", hf_errmsg());
         return e ? cli_fail("schedule", e) : CLI_DONE;
     }
-    return cli_usage("schedule", "list, show, cancel, move or stats");
+    return cli_usage("schedule", "list, count, show, cancel, move or stats");
 }
 
 int cli_schedule(int argc, char **argv) {
@@ -216,8 +330,9 @@ int cli_schedule(int argc, char **argv) {
     bool stop;
     int status =
         cli_settings(&c, &options,
-                     "holdfast schedule list [--topic T] [--prefix P] | show TOPIC ID | cancel TOPIC ID | "
-                     "move TOPIC ID --due TIME | stats",
+                     "holdfast schedule list | count | stats [FILTER] | show TOPIC ID | cancel TOPIC ID | "
+                     "cancel FILTER | move TOPIC ID --due TIME | move FILTER --by D\n"
+                     "FILTER: --topic T --prefix P --from TIME --to TIME",
                      argc, argv, &s, &stop);
     if (!stop) status = act(&s, c.rest, c.rest_count);
     hf_config_fini(&c);

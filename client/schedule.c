@@ -117,3 +117,78 @@ enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out) {
     if (!e) *out = met;
     return e;
 }
+
+/* ---- many ---- */
+
+static enum hf_err page_path(const hf_filter *f, const char *after, char *out, size_t size) {
+    char topic[800], prefix[3100] = "", cursor[300] = "";
+    int n = 0;
+    bool fits = f->topic && client_path_segment(f->topic, topic, sizeof topic) &&
+                (!f->id_prefix || client_path_segment(f->id_prefix, prefix, sizeof prefix)) &&
+                client_path_segment(after, cursor, sizeof cursor);
+    if (fits)
+        n = snprintf(out, size, "/v1/schedule?topic=%s&from=%" PRId64 "&to=%" PRId64 "%s%s%s%s", topic,
+                     f->due_from_ms, f->due_to_ms, f->id_prefix ? "&prefix=" : "", prefix,
+                     *after ? "&after=" : "", cursor);
+    if (!fits || (size_t)n >= size)
+        return client_error(HF_EINVAL, "schedule: a topic is required, or it is too long");
+    return HF_OK;
+}
+
+static int64_t number_at(const json_t *o, const char *name) {
+    return json_integer_value(json_object_get(o, name));
+}
+
+static enum hf_err one_page(hf_client *c, const char *method, const char *path, const json_t *body,
+                            hf_sums *sums) {
+    const hf_client_options *o = client_options(c);
+    int status = 0;
+    json_t *answer = NULL;
+    enum hf_err e = client_api(o->api, method, path, body, o->timeout_ms, &status, &answer);
+    if (e) return e;
+    const char *why = json_string_value(json_object_get(answer, "error"));
+    if (status == 200) {
+        const char *next = json_string_value(json_object_get(answer, "next"));
+        sums->done += number_at(answer, body ? "moved" : "cancelled");
+        sums->changed += number_at(answer, "changed");
+        sums->delivered += number_at(answer, "already delivered");
+        sums->without_id += number_at(answer, "without id");
+        (void)snprintf(sums->next, sizeof sums->next, "%s", next ? next : "");
+    } else {
+        e = client_error(status == 503 || status == 504 ? HF_EAGAIN
+                         : status == 400                ? HF_EINVAL
+                                                        : HF_EIO,
+                         "%s %s: HTTP %d: %s", method, path, status,
+                         why ? why : "no answer that is understood");
+    }
+    json_decref(answer);
+    return e;
+}
+
+static enum hf_err all_pages(hf_client *c, const char *method, const hf_filter *f, const json_t *body,
+                             hf_sums *sums) {
+    char path[5000];
+    enum hf_err e;
+    if (!client_options(c)->api)
+        return client_error(HF_EUNSUPPORTED,
+                            "schedule: the client has no api address, which many at once need");
+    do {
+        e = page_path(f, sums->next, path, sizeof path);
+        if (!e) e = one_page(c, method, path, body, sums);
+    } while (!e && sums->next[0]);
+    return e;
+}
+
+enum hf_err hf_cancel_all(hf_client *c, const hf_filter *f, hf_sums *sums) {
+    return all_pages(c, "DELETE", f, NULL, sums);
+}
+
+enum hf_err hf_move_all(hf_client *c, const hf_filter *f, int64_t by_ms, hf_sums *sums) {
+    char by[32];
+    (void)snprintf(by, sizeof by, "%" PRId64, by_ms);
+    json_t *body = json_pack("{s:s}", "by", by);
+    if (!body) return client_error(HF_ENOMEM, "move: %s", hf_err_text(HF_ENOMEM));
+    enum hf_err e = all_pages(c, "POST", f, body, sums);
+    json_decref(body);
+    return e;
+}

@@ -1,7 +1,9 @@
 /* The schedule inside the server: stepped by the loop, asked by the door, seen and changed over HTTP.
  *
  *     GET    /v1/schedule?topic=T&prefix=P&from=MS&to=MS&after=DUE-SEQUENCE&limit=N    a page, oldest first
- *     GET    /v1/schedule/TOPIC/ID      the pending message; of a recurring one its next five runs
+ *     GET    /v1/schedule-count?…       how many, how many bytes, due when: a page's share, and where to go
+ * on DELETE /v1/schedule?topic=T&prefix=P…    cancel many (delay_bulk.c) POST /v1/schedule?topic=T&prefix=P…
+ * move many GET    /v1/schedule/TOPIC/ID      the pending message; of a recurring one its next five runs
  *     DELETE /v1/schedule/TOPIC/ID      cancel
  *     POST   /v1/schedule/TOPIC/ID      move: {"due": ms or RFC 3339} or {"delay": "15m"}
  *     GET    /v1/schedule-outcomes?partition=P&offset=O    what a record of holdfast.delay did: 503 not read
@@ -115,6 +117,7 @@ static int64_t part_step(void *state, int64_t now_ms) {
     int64_t mono_ms = env_mono_us(d->server->env) / 1000;
     int64_t wait_ms = schedule_step(d->schedule, now_ms, mono_ms);
     if (d->changes) delay_answer_changes(d, mono_ms);
+    if (d->bulks) delay_answer_bulks(d, mono_ms);
     return now_ms + wait_ms;
 }
 
@@ -124,21 +127,30 @@ static void part_close(void *state) {
     struct delay *d = state;
     struct server *s = d->server;
     struct pollfd fd = {.fd = env_poll_fd(s->env), .events = POLLIN};
-    while (!(schedule_idle(d->schedule) && !delay_is_appending(d)) && !log_failed(s->log)) {
+    while (!(schedule_idle(d->schedule) && !delay_is_appending(d) && !delay_bulk_is_appending(d)) &&
+           !log_failed(s->log)) {
         (void)log_step(s->log);
         (void)poll(&fd, 1, TURN_MS);
         (void)env_poll(s->env);
     }
     schedule_close(d->schedule);
     delay_forget_changes(d);
+    delay_forget_bulks(d);
     free(d);
 }
 
 static const struct server_route routes[] = {
-    {"GET", "/v1/schedule", delay_on_list},        {"GET", "/v1/schedule-outcomes", delay_on_outcome},
-    {"GET", "/v1/schedule-stats", delay_on_stats}, {"GET", "/v1/schedule-next", delay_on_next},
-    {"POST", "/v1/schedule-clock", on_clock},      {"GET", "/v1/schedule/*", delay_on_show},
-    {"DELETE", "/v1/schedule/*", delay_on_cancel}, {"POST", "/v1/schedule/*", delay_on_move},
+    {"GET", "/v1/schedule", delay_on_list},
+    {"DELETE", "/v1/schedule", delay_on_bulk_cancel},
+    {"POST", "/v1/schedule", delay_on_bulk_move},
+    {"GET", "/v1/schedule-count", delay_on_count},
+    {"GET", "/v1/schedule-outcomes", delay_on_outcome},
+    {"GET", "/v1/schedule-stats", delay_on_stats},
+    {"GET", "/v1/schedule-next", delay_on_next},
+    {"POST", "/v1/schedule-clock", on_clock},
+    {"GET", "/v1/schedule/*", delay_on_show},
+    {"DELETE", "/v1/schedule/*", delay_on_cancel},
+    {"POST", "/v1/schedule/*", delay_on_move},
 };
 
 const struct server_part server_delay = {.name = "schedule",

@@ -12,6 +12,7 @@
 
 #include "base/arena.h"
 #include "base/control.h"
+#include "base/duration.h"
 #include "base/names.h"
 #include "store/engine/batch.h"
 
@@ -23,8 +24,8 @@ enum { CHANGES_MAX = 1000, CHANGE_WAIT_MS = 10000, MOVE_TRIES = 5, RECORD_MAX = 
 struct change { /* a cancel or a move that waits for its answer */
     struct delay *d;
     struct broker_http *rq;
-    hf_str topic, id;             /* in the request's arena */
-    hf_str due_header, due_value; /* of a move; else n == 0 */
+    hf_str topic, id;       /* in the request's arena */
+    struct delay_time time; /* of a move; else header.n == 0 */
     int tries;
     int64_t until_ms;
     bool appending;
@@ -62,10 +63,10 @@ static void add(struct hf_header *h, size_t *n, const char *name, hf_str value) 
 }
 
 /* The message again, with its identity, its new time, and the condition. */
-static void build_move(void *arg, const struct schedule_item *item) {
-    struct building *b = arg;
+enum hf_err delay_build_move(struct batch_builder *b, const struct schedule_item *item,
+                             const struct delay_time *time) {
     struct hf_header h[ENGINE_HEADERS_MAX + MOVE_HEADERS];
-    char identity[128], created[32], expect[32], partition[16];
+    char identity[128], created[32], expect[32], partition[16], due[32];
     bool has_identity = false, has_created = false;
     size_t n = 0;
     for (; n < item->header_count; n++) {
@@ -90,8 +91,18 @@ static void build_move(void *arg, const struct schedule_item *item) {
     if (item->group.p) add(h, &n, HF_HDR_GROUP, item->group);
     if (item->skips) add(h, &n, HF_HDR_OVERLAP, HF_STR("skip"));
     if (item->last_run.p) add(h, &n, HF_HDR_LAST_RUN, item->last_run);
-    h[n++] = (struct hf_header){b->c->due_header, b->c->due_value};
-    b->e = n > ENGINE_HEADERS_MAX ? HF_ELIMIT : batch_builder_add(b->b, item->key, item->value, h, n);
+    int64_t due_ms = item->due_ms + time->by_ms;
+    (void)snprintf(due, sizeof(due), "%" PRId64,
+                   due_ms < 0                ? 0
+                   : due_ms > HF_TIME_MAX_MS ? HF_TIME_MAX_MS
+                                             : due_ms);
+    h[n++] = (struct hf_header){time->header, time->by ? hf_str_of(due) : time->value};
+    return n > ENGINE_HEADERS_MAX ? HF_ELIMIT : batch_builder_add(b, item->key, item->value, h, n);
+}
+
+static void build_move(void *arg, const struct schedule_item *item) {
+    struct building *b = arg;
+    b->e = delay_build_move(b->b, item, &b->c->time);
 }
 
 /* Nothing pends: a move of sequence 0, which no message has, changes nothing and learns why. */
@@ -100,7 +111,7 @@ static enum hf_err build_question(const struct change *c, struct batch_builder *
                                   {HF_STR(HF_HDR_TOPIC), c->topic},
                                   {HF_STR(HF_HDR_ID), c->id},
                                   {HF_STR(HF_HDR_EXPECT), HF_STR("0")},
-                                  {c->due_header, c->due_value}};
+                                  {c->time.header, c->time.value}};
     return batch_builder_add(b, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
 }
 
@@ -111,7 +122,7 @@ static enum hf_err build_cancel(const struct change *c, struct batch_builder *b)
 }
 
 static enum hf_err build_change(struct change *c, struct batch_builder *b) {
-    if (c->due_header.n == 0) return build_cancel(c, b);
+    if (c->time.header.n == 0) return build_cancel(c, b);
     struct building building = {c, b, HF_OK};
     enum hf_err e = schedule_show(c->d->schedule, c->topic, c->id, build_move, &building);
     if (e == HF_ENOTFOUND) return build_question(c, b);
@@ -134,8 +145,8 @@ static enum hf_err append_change(struct change *c) {
     return e;
 }
 
-static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, hf_str id, hf_str due_header,
-                         hf_str due_value) {
+static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, hf_str id,
+                         struct delay_time time) {
     if (d->change_count == CHANGES_MAX) {
         delay_reply_error(rq, 503, "too many changes wait; try again");
         return;
@@ -149,8 +160,7 @@ static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, 
                          .rq = rq,
                          .topic = topic,
                          .id = id,
-                         .due_header = due_header,
-                         .due_value = due_value,
+                         .time = time,
                          .until_ms = env_mono_us(d->server->env) / 1000 + CHANGE_WAIT_MS,
                          .next = d->changes};
     enum hf_err e = append_change(c);
@@ -169,15 +179,19 @@ void delay_on_cancel(void *state, struct broker_http *rq) {
         delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
         return;
     }
-    begin_change(state, rq, topic, id, (hf_str){NULL, 0}, (hf_str){NULL, 0});
+    begin_change(state, rq, topic, id, (struct delay_time){0});
 }
 
-/* The body's "due" or "delay" as the header that a record has; NULL: fine. */
-static const char *parse_time(struct broker_http *rq, hf_str *header, hf_str *value) {
-    hf_str body = broker_http_body(rq);
-    json_t *o = json_loadb(body.n ? body.p : "", body.n, 0, NULL);
-    json_t *due = json_object_get(o, "due"), *delay = json_object_get(o, "delay");
-    json_t *given = due ? due : delay;
+/* "15m" or "-15m" */
+static bool shift_of(const char *text, int64_t *out) {
+    bool back = text && text[0] == '-';
+    if (!text || hf_duration_parse(hf_str_of(text + back), out) || *out > HF_TIME_MAX_MS) return false;
+    if (back) *out = -*out;
+    return true;
+}
+
+/* As text in the request's arena; {NULL, 0}: neither text nor integer, or no memory. */
+static hf_str time_text(struct broker_http *rq, const json_t *given) {
     char number[32];
     hf_str text = {NULL, 0};
     if (json_is_string(given)) text = hf_str_make(json_string_value(given), json_string_length(given));
@@ -185,34 +199,47 @@ static const char *parse_time(struct broker_http *rq, hf_str *header, hf_str *va
         (void)snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(given));
         text = hf_str_of(number);
     }
-    char *copy = text.n && !(due && delay) ? hf_arena_alloc(broker_http_arena(rq), text.n) : NULL;
-    if (copy) {
-        memcpy(copy, text.p, text.n);
-        *header = due ? HF_STR(HF_HDR_DUE) : HF_STR(HF_HDR_DELAY);
-        *value = hf_str_make(copy, text.n);
-    }
+    return text.n ? hf_arena_str(broker_http_arena(rq), text) : (hf_str){NULL, 0};
+}
+
+/* The door's own rules. */
+static const char *refused_time(const struct delay_time *time) {
+    const struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {time->header, time->value}};
+    struct hf_control control;
+    struct hf_control_error why;
+    return hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &why) ? why.reason : NULL;
+}
+
+const char *delay_parse_time(struct broker_http *rq, bool shift, struct delay_time *out) {
+    hf_str body = broker_http_body(rq);
+    json_t *o = json_loadb(body.n ? body.p : "", body.n, 0, NULL);
+    const json_t *due = json_object_get(o, "due"), *delay = json_object_get(o, "delay");
+    const json_t *by = shift ? json_object_get(o, "by") : NULL;
+    struct delay_time time = {.header = delay ? HF_STR(HF_HDR_DELAY) : HF_STR(HF_HDR_DUE), .by = by != NULL};
+    bool ok = !!due + !!delay + !!by == 1;
+    if (ok && by) ok = shift_of(json_string_value(by), &time.by_ms);
+    if (ok && !by) ok = (time.value = time_text(rq, due ? due : delay)).n > 0;
     json_decref(o);
-    return copy ? NULL : "the body is {\"due\": ms or RFC 3339} or {\"delay\": \"15m\"}";
+    if (!ok)
+        return shift ? "the body is {\"due\": ms or RFC 3339}, {\"delay\": \"15m\"} or {\"by\": \"-15m\"}"
+                     : "the body is {\"due\": ms or RFC 3339} or {\"delay\": \"15m\"}";
+    const char *why = by ? NULL : refused_time(&time);
+    if (!why) *out = time;
+    return why;
 }
 
 void delay_on_move(void *state, struct broker_http *rq) {
-    hf_str topic, id, header = {NULL, 0}, value = {NULL, 0};
-    if (!delay_topic_and_id(rq, &topic, &id)) {
+    hf_str topic, id;
+    struct delay_time time;
+    if (!delay_topic_and_id(rq, &topic, &id) || !hf_topic_name_ok(topic) || hf_topic_is_ours(topic)) {
         delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
         return;
     }
-    const char *why = parse_time(rq, &header, &value);
-    if (!why) { /* the door's own rules */
-        const struct hf_header h[] = {
-            {HF_STR(HF_HDR_TOPIC), topic}, {HF_STR(HF_HDR_ID), id}, {header, value}};
-        struct hf_control control;
-        struct hf_control_error refused;
-        if (hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &refused)) why = refused.reason;
-    }
+    const char *why = delay_parse_time(rq, false, &time);
     if (why)
         delay_reply_error(rq, 400, why);
     else
-        begin_change(state, rq, topic, id, header, value);
+        begin_change(state, rq, topic, id, time);
 }
 
 /* True: answered. */
@@ -231,7 +258,7 @@ static bool answer_change(struct change *c, int64_t mono_ms) {
     if (e)
         delay_reply_failure(c->rq, e);
     else
-        delay_reply_outcome(c->rq, outcome, c->due_header.n ? SCHEDULE_MOVED : SCHEDULE_CANCELLED);
+        delay_reply_outcome(c->rq, outcome, c->time.header.n ? SCHEDULE_MOVED : SCHEDULE_CANCELLED);
     return true;
 }
 

@@ -11,6 +11,15 @@
 enum { DELAY_EVENTS = SCHEDULE_DAMAGED + 1, DELAY_WHY_BYTES = SCHEDULE_CRON_ERROR_BYTES + 64 };
 
 struct change;
+struct bulk;
+struct batch_builder;
+
+/* When a moved message is to be due. */
+struct delay_time {
+    hf_str header, value; /* hf-due or hf-delay, as a record has it */
+    bool by;              /* hf-due, so much from what it was: value is not there */
+    int64_t by_ms;
+};
 
 struct delay {
     struct server *server;
@@ -18,8 +27,11 @@ struct delay {
     size_t levels;          /* how many delay levels there are */
     struct change *changes; /* delay_change.c */
     size_t change_count;
+    struct bulk *bulks; /* delay_bulk.c */
+    size_t bulk_count;
     int64_t told_ms[DELAY_EVENTS]; /* when such a line was last logged */
     uint64_t events[DELAY_EVENTS];
+    uint64_t refused;          /* records, since there was no room */
     char why[DELAY_WHY_BYTES]; /* of the last record that was not admitted */
 };
 
@@ -41,10 +53,31 @@ void delay_on_list(void *state, struct broker_http *rq);
 void delay_on_show(void *state, struct broker_http *rq);
 void delay_on_next(void *state, struct broker_http *rq);
 void delay_on_outcome(void *state, struct broker_http *rq);
+void delay_on_count(void *state, struct broker_http *rq);
 void delay_on_stats(void *state, struct broker_http *rq);
 void delay_metrics(void *state, struct hf_buf *out);
 
+/* topic, prefix, from, to and limit of a query. */
+bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q);
+/* "DUE-SEQUENCE", as "next" of the page before; true without. */
+bool delay_place_of(hf_str text, struct schedule_place *out);
+
+/* ---- many at once (delay_bulk.c) ---- */
+
+void delay_on_bulk_cancel(void *state, struct broker_http *rq);
+void delay_on_bulk_move(void *state, struct broker_http *rq);
+void delay_answer_bulks(struct delay *d, int64_t mono_ms);
+bool delay_bulk_is_appending(const struct delay *d);
+void delay_forget_bulks(struct delay *d);
+
 /* ---- changing (delay_change.c) ---- */
+
+/* The body's "due" or "delay", or "by" if shift is set. NULL: fine; else why not. Strings live in the
+ * request. */
+const char *delay_parse_time(struct broker_http *rq, bool shift, struct delay_time *out);
+/* The record that moves a message. HF_ELIMIT: too many headers. */
+HF_CHECK enum hf_err delay_build_move(struct batch_builder *b, const struct schedule_item *item,
+                                      const struct delay_time *time);
 
 void delay_on_cancel(void *state, struct broker_http *rq);
 void delay_on_move(void *state, struct broker_http *rq);

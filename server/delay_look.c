@@ -75,7 +75,7 @@ static bool number_of(hf_str text, int64_t least, int64_t *out) {
 }
 
 /* "DUE-SEQUENCE", as "next" of the page before. */
-static bool place_of(hf_str text, struct schedule_place *out) {
+bool delay_place_of(hf_str text, struct schedule_place *out) {
     if (!text.p) return true;
     const char *dash = memchr(text.p, '-', text.n);
     int64_t due, sequence;
@@ -85,21 +85,32 @@ static bool place_of(hf_str text, struct schedule_place *out) {
     return due >= 0 && sequence >= 0;
 }
 
+bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q) {
+    *q = (struct schedule_query){.topic = broker_http_query(rq, "topic"),
+                                 .id_prefix = broker_http_query(rq, "prefix")};
+    bool ok = number_of(broker_http_query(rq, "from"), 0, &q->due_from_ms) &&
+              number_of(broker_http_query(rq, "to"), 0, &q->due_to_ms) &&
+              number_of(broker_http_query(rq, "limit"), 1, &limit) && limit <= SCHEDULE_PAGE_MAX;
+    q->limit = (size_t)limit;
+    return ok;
+}
+
+static const char page_usage[] =
+    "from, to: ms since 1970; limit: 1 to 1000; after: the next of the page before";
+
+static json_t *next_json(const struct schedule_place *next, bool more) {
+    char text[64];
+    (void)snprintf(text, sizeof(text), "%" PRId64 "-%" PRIu64, next->due_ms, next->sequence);
+    return more ? json_string(text) : json_null();
+}
+
 void delay_on_list(void *state, struct broker_http *rq) {
     struct delay *d = state;
-    struct schedule_query q = {.topic = broker_http_query(rq, "topic"),
-                               .id_prefix = broker_http_query(rq, "prefix")};
-    int64_t limit = PAGE_DEFAULT;
-    bool ok = number_of(broker_http_query(rq, "from"), 0, &q.due_from_ms) &&
-              number_of(broker_http_query(rq, "to"), 0, &q.due_to_ms) &&
-              number_of(broker_http_query(rq, "limit"), 1, &limit) &&
-              place_of(broker_http_query(rq, "after"), &q.after);
-    if (!ok || limit > SCHEDULE_PAGE_MAX) {
-        delay_reply_error(rq, 400,
-                          "from, to: ms since 1970; limit: 1 to 1000; after: the next of the page before");
+    struct schedule_query q;
+    if (!delay_filter_of(rq, PAGE_DEFAULT, &q) || !delay_place_of(broker_http_query(rq, "after"), &q.after)) {
+        delay_reply_error(rq, 400, page_usage);
         return;
     }
-    q.limit = (size_t)limit;
     struct schedule_place next;
     bool more = false;
     json_t *items = json_array();
@@ -109,10 +120,35 @@ void delay_on_list(void *state, struct broker_http *rq) {
         delay_reply_failure(rq, e);
         return;
     }
-    char text[64];
-    (void)snprintf(text, sizeof(text), "%" PRId64 "-%" PRIu64, next.due_ms, next.sequence);
-    delay_reply_json(
-        rq, 200, json_pack("{s:o, s:o}", "messages", items, "next", more ? json_string(text) : json_null()));
+    delay_reply_json(rq, 200, json_pack("{s:o, s:o}", "messages", items, "next", next_json(&next, more)));
+}
+
+/* {"late": 0, "1m": 12, …}: what is due when, from now. */
+static json_t *due_json(const uint64_t due[SCHEDULE_DUE_BUCKETS]) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < SCHEDULE_DUE_BUCKETS; i++)
+        json_object_set_new(o, schedule_due_names[i], json_integer((json_int_t)due[i]));
+    return o;
+}
+
+void delay_on_count(void *state, struct broker_http *rq) {
+    struct delay *d = state;
+    struct schedule_query q;
+    if (!delay_filter_of(rq, PAGE_DEFAULT, &q) || !delay_place_of(broker_http_query(rq, "after"), &q.after)) {
+        delay_reply_error(rq, 400, page_usage);
+        return;
+    }
+    struct schedule_place next;
+    struct schedule_sum sum;
+    bool more = false;
+    enum hf_err e = schedule_count(d->schedule, &q, &sum, &next, &more);
+    if (e)
+        delay_reply_failure(rq, e);
+    else
+        delay_reply_json(rq, 200,
+                         json_pack("{s:I, s:I, s:o, s:o}", "count", (json_int_t)sum.messages, "bytes",
+                                   (json_int_t)sum.bytes, "due", due_json(sum.due), "next",
+                                   next_json(&next, more)));
 }
 
 /* "TOPIC/ID"; an id may have slashes. */
@@ -203,17 +239,65 @@ void delay_on_outcome(void *state, struct broker_http *rq) {
         delay_reply_json(rq, 200, json_pack("{s:s}", "outcome", schedule_outcome_text(outcome)));
 }
 
+static void set(json_t *o, const char *name, uint64_t value) {
+    json_object_set_new(o, name, json_integer((json_int_t)value));
+}
+
+static json_t *lateness_json(const struct schedule_stats *s) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < SCHEDULE_LATENESS_BUCKETS; i++) {
+        char name[32] = "later";
+        if (i + 1 < SCHEDULE_LATENESS_BUCKETS)
+            (void)snprintf(name, sizeof(name), "%" PRId64 "ms", schedule_lateness_ms[i]);
+        set(o, name, s->lateness[i]);
+    }
+    return o;
+}
+
+static json_t *outcomes_json(const struct schedule_stats *s) {
+    json_t *o = json_object();
+    for (int i = 0; i <= SCHEDULE_UNKNOWN; i++)
+        set(o, schedule_outcome_text((enum schedule_outcome)i), s->outcomes[i]);
+    return o;
+}
+
 void delay_on_stats(void *state, struct broker_http *rq) {
     const struct delay *d = state;
     struct schedule_stats s;
+    uint64_t due[SCHEDULE_DUE_BUCKETS];
     schedule_stats(d->schedule, &s);
-    json_t *o = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "pending", (json_int_t)s.pending,
-        "accepted", (json_int_t)s.accepted, "fired", (json_int_t)s.fired, "rejected", (json_int_t)s.rejected,
-        "late_ms", (json_int_t)s.late_ms, "runs", (json_int_t)s.runs, "run_bytes", (json_int_t)s.run_bytes,
-        "memory_bytes", (json_int_t)s.memory_bytes, "id_horizon_ms", (json_int_t)s.id_horizon_ms,
-        "clock_leapt", (int)s.clock_leapt, "caught_up", (int)s.caught_up);
-    if (o && s.next_due_ms < INT64_MAX) json_object_set_new(o, "next_due_ms", json_integer(s.next_due_ms));
+    schedule_due(d->schedule, due);
+    json_t *o = json_object();
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {{"pending", s.pending},
+                {"pending_bytes", s.pending_bytes},
+                {"late", due[0]},
+                {"late_ms", (uint64_t)s.late_ms},
+                {"due_next_minute", due[1]},
+                {"fired_per_second", s.fired_per_second},
+                {"accepted", s.accepted},
+                {"fired", s.fired},
+                {"rejected", s.rejected},
+                {"skipped", s.skipped},
+                {"refused", d->refused},
+                {"memory_bytes", s.memory_bytes},
+                {"runs", s.runs},
+                {"run_bytes", s.run_bytes},
+                {"id_runs", s.id_runs},
+                {"id_bytes", s.id_bytes},
+                {"id_memory_bytes", (uint64_t)d->server->settings->id_memory_bytes},
+                {"id_memory_ms", (uint64_t)d->server->settings->id_memory_ms},
+                {"id_horizon_ms", (uint64_t)s.id_horizon_ms}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) set(o, rows[i].name, rows[i].value);
+    if (s.next_due_ms < INT64_MAX) json_object_set_new(o, "next_due_ms", json_integer(s.next_due_ms));
+    json_object_set_new(o, "due", due_json(due));
+    json_object_set_new(o, "lateness", lateness_json(&s));
+    json_object_set_new(o, "outcomes", outcomes_json(&s));
+    json_object_set_new(o, "clock_leapt", json_boolean(s.clock_leapt));
+    json_object_set_new(o, "caught_up", json_boolean(s.caught_up));
+    json_object_set_new(o, "time_zones", json_string(schedule_time_zones()));
     delay_reply_json(rq, 200, o);
 }
 
@@ -243,12 +327,21 @@ static void lateness_metrics(const struct schedule_stats *s, struct hf_buf *out)
 void delay_metrics(void *state, struct hf_buf *out) {
     const struct delay *d = state;
     struct schedule_stats s;
+    uint64_t due[SCHEDULE_DUE_BUCKETS];
     schedule_stats(d->schedule, &s);
+    schedule_due(d->schedule, due);
     metric(out, "pending", "gauge", (int64_t)s.pending);
+    metric(out, "pending_bytes", "gauge", (int64_t)s.pending_bytes);
+    metric(out, "late", "gauge", (int64_t)due[0]);
     metric(out, "late_ms", "gauge", s.late_ms);
+    metric(out, "due_next_minute", "gauge", (int64_t)due[1]);
+    metric(out, "fired_per_second", "gauge", (int64_t)s.fired_per_second);
     metric(out, "accepted_total", "counter", (int64_t)s.accepted);
     metric(out, "fired_total", "counter", (int64_t)s.fired);
     metric(out, "rejected_total", "counter", (int64_t)s.rejected);
+    metric(out, "skipped_total", "counter", (int64_t)s.skipped);
+    metric(out, "refused_total", "counter", (int64_t)d->refused);
+    metric(out, "id_bytes", "gauge", (int64_t)s.id_bytes);
     metric(out, "memory_bytes", "gauge", (int64_t)s.memory_bytes);
     metric(out, "runs", "gauge", (int64_t)(s.runs + s.id_runs));
     metric(out, "run_bytes", "gauge", (int64_t)(s.run_bytes + s.id_bytes));

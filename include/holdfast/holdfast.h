@@ -152,6 +152,27 @@ HF_API enum hf_err hf_cancel(hf_client *c, const char *topic, const char *id, hf
 /* Gives it another due time. Needs `api`: HF_EUNSUPPORTED without. Blocks. */
 HF_API enum hf_err hf_move(hf_client *c, const char *topic, const char *id, int64_t due_ms, hf_outcome *out);
 
+/* Which pending messages: all that are set must fit. */
+typedef struct hf_filter {
+    const char *topic;              /* required */
+    const char *id_prefix;          /* NULL: any */
+    int64_t due_from_ms, due_to_ms; /* due in [from, to); 0: no bound */
+} hf_filter;
+
+typedef struct hf_sums {
+    int64_t done;       /* cancelled, or moved */
+    int64_t changed;    /* replaced or cancelled by somebody else meanwhile: left alone */
+    int64_t delivered;  /* too late */
+    int64_t without_id; /* cannot be named: left alone */
+    char next[96];      /* after a failure: where to go on; "" if all is done */
+} hf_sums;
+
+/* Cancels, or moves by by_ms (which may be negative), what the filter finds pending now; page by page, each
+ * durable before the next is begun. On failure *sums holds what was done so far, and the same call with it
+ * goes on there; else begin with a zeroed one. Needs `api`: HF_EUNSUPPORTED without. Blocks. */
+HF_API enum hf_err hf_cancel_all(hf_client *c, const hf_filter *f, hf_sums *sums);
+HF_API enum hf_err hf_move_all(hf_client *c, const hf_filter *f, int64_t by_ms, hf_sums *sums);
+
 /* hf_send of a message with an id and a due time or delay, and what it met there. Blocks. */
 HF_API enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out);
 

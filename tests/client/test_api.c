@@ -119,6 +119,26 @@ static void a_replace_answers_what_it_met(void **state) {
     assert_int_equal(hf_replace(with_api, &m, &o), HF_EINVAL);
 }
 
+static void all_that_a_filter_finds_is_moved_and_cancelled(void **state) {
+    (void)state;
+    char id[16];
+    const hf_filter f = {.topic = "all", .id_prefix = "order-"};
+    hf_sums sums = {0};
+    for (int i = 0; i < 20; i++) {
+        (void)snprintf(id, sizeof id, i < 15 ? "order-%d" : "other-%d", i);
+        const hf_message m = later("all", id);
+        OK(hf_send(with_api, &m, NULL));
+    }
+    OK(hf_move_all(with_api, &f, HF_MINUTES(10), &sums));
+    assert_true(sums.done == 15 && sums.changed == 0 && sums.next[0] == 0);
+    sums = (hf_sums){0};
+    OK(hf_cancel_all(with_api, &f, &sums));
+    assert_true(sums.done == 15 && sums.delivered == 0 && sums.without_id == 0);
+    assert_int_equal(cancelled(with_api, "all", "other-19"), HF_OUTCOME_CANCELLED);
+    assert_int_equal(hf_cancel_all(without_api, &f, &sums), HF_EUNSUPPORTED);
+    assert_int_equal(hf_cancel_all(with_api, &(hf_filter){.id_prefix = "a"}, &sums), HF_EINVAL);
+}
+
 /* ---- transactions ---- */
 
 static hf_producer *producer(hf_client *c) {
@@ -200,6 +220,7 @@ int main(void) {
         cmocka_unit_test(a_cancel_answers_what_it_met),
         cmocka_unit_test(a_move_answers_what_it_met),
         cmocka_unit_test(a_replace_answers_what_it_met),
+        cmocka_unit_test(all_that_a_filter_finds_is_moved_and_cancelled),
         cmocka_unit_test(a_decision_answers_what_it_met),
         cmocka_unit_test(a_prepare_after_the_decision_says_so),
         cmocka_unit_test(beyond_a_limit_the_local_transaction_does_not_run),

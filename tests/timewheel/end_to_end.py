@@ -31,8 +31,15 @@ def produce(lines, *headers, topic="holdfast.delay"):
 
 def consume(topic, count, timeout=30):
     """(timestamp, partition, key, value, headers) of the first `count` messages."""
-    out = subprocess.run(["kcat", "-C", "-q", "-b", server.kafka, "-t", topic, "-c", str(count), "-o", "beginning",
-                          "-f", "%T|%p|%k|%s|%h\n"], text=True, capture_output=True, timeout=timeout, check=True).stdout
+    until = time.monotonic() + timeout
+    while True:  # the topic may be being created
+        run = subprocess.run(["kcat", "-C", "-q", "-b", server.kafka, "-t", topic, "-c", str(count), "-o", "beginning",
+                              "-f", "%T|%p|%k|%s|%h\n"], text=True, capture_output=True, timeout=timeout)
+        if run.returncode == 0:
+            break
+        check(f"consume {topic}: {run.stderr}", time.monotonic() < until)
+        time.sleep(0.1)
+    out = run.stdout
     rows = []
     for line in out.splitlines():
         at, partition, key, value, headers = line.split("|", 4)
@@ -189,6 +196,46 @@ def delay_levels_are_a_table_of_the_server():
     check("level2 is 30 ms", int(rows[1][4]["hf-due"]) == int(rows[1][4]["hf-created-at"]) + 30)
 
 
+def many_are_counted_moved_and_cancelled(count):
+    lines = [f"k{i}:v{i}" for i in range(count)]
+    by_id = "\n".join(json.dumps({"key": f"k{i}", "value": f"v{i}", "id": f"order-{i:05}"}) for i in range(count))
+    run = subprocess.run([binary, "send", "many", "--jsonl", "--delay", "2h", "--server", server.kafka, "--api", server.http],
+                         input=by_id, text=True, capture_output=True, timeout=60)
+    check(f"sent: {run.stderr}", run.returncode == 0)
+    produce(lines[:10], "hf-topic=many", "hf-delay=2h")
+    produce(["k:other"], "hf-topic=others", "hf-delay=2h", "hf-id=order-1")
+
+    def counted(*filters):
+        return json.loads(schedule("count", "--json", *filters))
+
+    wait_for("all pend", lambda: counted("--topic", "many")["count"] == count + 10)
+    check("by prefix", counted("--topic", "many", "--prefix", "order-0000")["count"] == 10)
+    due = counted("--topic", "many")["due"]
+    check(f"due when: {due}", due["6h"] == count + 10 and sum(due.values()) == count + 10)
+    stats = json.loads(schedule("stats"))
+    check(f"stats: {stats}", stats["due"]["6h"] >= count + 11 and stats["pending"] >= count + 11 and stats["id_memory_bytes"] > 0)
+    metrics = server.metrics()
+    check("metrics", metrics["holdfast_schedule_pending"] == stats["pending"] and "holdfast_schedule_due_next_minute" in metrics)
+    moved = json.loads(schedule("move", "--topic", "many", "--prefix", "order-", "--by", "24h", "--json"))
+    check(f"moved once each: {moved}", moved["moved"] == count and moved["changed"] == 0)
+    due = counted("--topic", "many")["due"]
+    check(f"moved: {due}", due["7d"] == count and due["6h"] == 10)
+    check("400 without a topic", "topic" in schedule("cancel", status=2))
+    # One page, then a crash, then the rest from the cursor.
+    page = subprocess.run(["curl", "-s", "-X", "DELETE", f"http://{server.http}/v1/schedule?topic=many&prefix=order-&limit=100"],
+                          text=True, capture_output=True, timeout=60)
+    first = json.loads(page.stdout)
+    check(f"a page: {first}", first["cancelled"] == 100 and first["next"])
+    server.stop(signal.SIGKILL)
+    server.start()
+    wait_for("the rest pends", lambda: counted("--topic", "many")["count"] == count - 90)
+    rest = json.loads(schedule("cancel", "--topic", "many", "--json", "--after", first["next"]))
+    check(f"the rest: {rest}", rest["cancelled"] == count - 100)
+    rest = json.loads(schedule("cancel", "--topic", "many", "--json"))
+    check(f"those without an id stay: {rest}", rest["cancelled"] == 0 and rest["without id"] == 10)
+    check("others are left alone", counted("--topic", "others")["count"] == 1)
+
+
 def main():
     global server, binary
     options = argparse.ArgumentParser()
@@ -205,7 +252,8 @@ def main():
                                     (a_kill_loses_and_doubles_nothing, (2000,)),
                                     (wrong_records_are_refused_and_nothing_else, ()),
                                     (a_recurring_message_is_shown_moved_and_cancelled, ()),
-                                    (delay_levels_are_a_table_of_the_server, ())):
+                                    (delay_levels_are_a_table_of_the_server, ()),
+                                    (many_are_counted_moved_and_cancelled, (3000,))):
                 test(*arguments)
                 print(f"ok {test.__name__}", flush=True)
             check("a clean stop", server.stop() == 0)

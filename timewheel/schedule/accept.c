@@ -152,8 +152,8 @@ static struct decision decide(const struct op *op, const struct id_state *id, en
                                                  {NOTHING, SCHEDULE_CHANGED}}};
     if (op->control.op == HF_OP_NEXT) return decide_next(op, id, standing);
     if (op->control.op == HF_OP_SCHEDULE) return schedule[op->control.on_conflict][standing];
-    bool moves = op->control.op == HF_OP_MOVE;
-    bool another = moves && standing == STANDS_PENDING && id->place.seq != (uint64_t)op->control.expect;
+    bool moves = op->control.op == HF_OP_MOVE, conditional = op->control.expect >= 0;
+    bool another = conditional && standing == STANDS_PENDING && id->place.seq != (uint64_t)op->control.expect;
     return another ? (struct decision){NOTHING, SCHEDULE_CHANGED} : other[moves][standing];
 }
 

@@ -449,6 +449,7 @@ static void committed(void *arg, enum hf_err e) {
     }
     if (place_before(s->mark, c->mark)) s->mark = c->mark; /* completions may come in any order */
     s->count.fired += c->fired;
+    due_count_fired(s, c->fired);
     s->count.rejected += c->rejected;
     s->count.held += c->held;
     s->count.skipped += c->skipped;

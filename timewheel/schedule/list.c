@@ -23,6 +23,7 @@ struct page {
 /* ---- the active gathering ---- */
 
 static bool matches(const struct schedule_query *q, const struct message *m) {
+    if (q->sequence_max && m->place.seq > q->sequence_max) return false;
     if (q->topic.n && !hf_str_eq(q->topic, m->topic)) return false;
     return !q->id_prefix.n || (m->id.p && hf_str_starts(m->id, q->id_prefix));
 }
@@ -172,6 +173,9 @@ static bool is_dead(struct page *p, const struct step *at) {
            (at->cursor && gather_buried(p->s->frozen, at->place));
 }
 
+typedef void found_fn(void *arg, struct schedule *s, const struct message *m, size_t header_count,
+                      size_t size);
+
 static void show(struct schedule *s, const struct message *m, size_t header_count,
                  void (*fn)(void *arg, const struct schedule_item *item), void *arg) {
     struct recurring r = {0};
@@ -196,8 +200,7 @@ static void show(struct schedule *s, const struct message *m, size_t header_coun
     fn(arg, &item);
 }
 
-static enum hf_err walk(struct page *p, void (*fn)(void *arg, const struct schedule_item *item), void *arg,
-                        struct place *last, bool *more) {
+static enum hf_err walk(struct page *p, found_fn *fn, void *arg, struct place *last, bool *more) {
     size_t shown = 0;
     for (size_t seen = 0; seen < SEARCH_ENTRIES; seen++) {
         struct step at;
@@ -215,7 +218,7 @@ static enum hf_err walk(struct page *p, void (*fn)(void *arg, const struct sched
             if ((e = entry_decode(at.body, &m, p->s->headers, &n))) return e;
             if (matches(p->q, &m)) {
                 if (shown == p->q->limit) break;
-                show(p->s, &m, n, fn, arg);
+                fn(arg, p->s, &m, n, at.body.n);
                 shown++;
             }
         }
@@ -226,10 +229,8 @@ static enum hf_err walk(struct page *p, void (*fn)(void *arg, const struct sched
     return HF_OK;
 }
 
-enum hf_err schedule_list(struct schedule *s, const struct schedule_query *q,
-                          void (*fn)(void *arg, const struct schedule_item *item), void *arg,
-                          struct schedule_place *next, bool *more) {
-    if (q->limit == 0 || q->limit > SCHEDULE_PAGE_MAX || q->due_from_ms < 0) return HF_EINVAL;
+static enum hf_err run_page(struct schedule *s, const struct schedule_query *q, found_fn *fn, void *arg,
+                            struct schedule_place *next, bool *more) {
     if (s->failed) return s->failed;
     struct page p;
     enum hf_err e = page_open(&p, s, q);
@@ -241,6 +242,46 @@ enum hf_err schedule_list(struct schedule *s, const struct schedule_query *q,
     *next = (struct schedule_place){last.due, last.seq};
     *more = any;
     return HF_OK;
+}
+
+struct listing {
+    void (*fn)(void *arg, const struct schedule_item *item);
+    void *arg;
+};
+
+static void list_one(void *arg, struct schedule *s, const struct message *m, size_t header_count,
+                     size_t size) {
+    const struct listing *l = arg;
+    (void)size;
+    show(s, m, header_count, l->fn, l->arg);
+}
+
+enum hf_err schedule_list(struct schedule *s, const struct schedule_query *q,
+                          void (*fn)(void *arg, const struct schedule_item *item), void *arg,
+                          struct schedule_place *next, bool *more) {
+    if (q->limit == 0 || q->limit > SCHEDULE_PAGE_MAX || q->due_from_ms < 0) return HF_EINVAL;
+    struct listing l = {fn, arg};
+    return run_page(s, q, list_one, &l, next, more);
+}
+
+static void count_one(void *arg, struct schedule *s, const struct message *m, size_t header_count,
+                      size_t size) {
+    struct schedule_sum *sum = arg;
+    (void)header_count;
+    sum->messages++;
+    sum->bytes += size;
+    sum->due[due_bucket(s, m->place.due)]++;
+}
+
+enum hf_err schedule_count(struct schedule *s, const struct schedule_query *q, struct schedule_sum *out,
+                           struct schedule_place *next, bool *more) {
+    struct schedule_query all = *q;
+    struct schedule_sum sum = {0};
+    if (q->due_from_ms < 0) return HF_EINVAL;
+    all.limit = SEARCH_ENTRIES;
+    enum hf_err e = run_page(s, &all, count_one, &sum, next, more);
+    if (!e) *out = sum;
+    return e;
 }
 
 /* ---- one ---- */

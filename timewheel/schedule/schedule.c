@@ -19,6 +19,7 @@
  * fire.c       merges wheel and runs by place, moves what is due, moves the mark
  * ids.c        what is known of ids, in memory and in runs of their own
  * clock.c      inside time, leaps, monotonic deadlines
+ * due.c        what is due when, for those who look
  * list.c       pages, one by id, outcomes
  * recurring.c  hf-cron: the next run of a message that fires
  * levels.c     hf-delay: level3
@@ -402,6 +403,7 @@ void schedule_stats(const struct schedule *s, struct schedule_stats *out) {
         out->next_due_ms = fire_next((struct schedule *)(uintptr_t)s);
         out->pending = pending(s);
         out->memory_bytes = memory(s);
+        out->pending_bytes = due_bytes(s);
     }
     out->late_ms = s->clock.inside_ms > out->next_due_ms ? s->clock.inside_ms - out->next_due_ms : 0;
     out->mark = (struct schedule_place){s->mark.due, s->mark.seq};
@@ -411,6 +413,8 @@ void schedule_stats(const struct schedule *s, struct schedule_stats *out) {
         *(ids ? &out->id_bytes : &out->run_bytes) += s->runs[i].run->bytes;
     }
     out->id_horizon_ms = s->id_horizon_ms;
+    out->read_sequence = s->read_seq;
+    out->fired_per_second = due_fired_per_second(s);
     out->clock_leapt = s->clock.leapt;
     out->caught_up = s->caught_up;
 }

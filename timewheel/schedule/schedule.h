@@ -140,6 +140,7 @@ struct schedule_query {
     hf_str topic;                   /* n == 0: all */
     hf_str id_prefix;               /* n == 0: all, without an id too */
     int64_t due_from_ms, due_to_ms; /* effective due in [from, to); to == 0: no end */
+    uint64_t sequence_max;          /* accepted up to here; 0: all */
     struct schedule_place after;    /* a page begins behind this place; zero: at the first */
     size_t limit;                   /* items; at most SCHEDULE_PAGE_MAX */
 };
@@ -151,6 +152,27 @@ enum { SCHEDULE_PAGE_MAX = 1000 };
 HF_CHECK enum hf_err schedule_list(struct schedule *s, const struct schedule_query *q,
                                    void (*fn)(void *arg, const struct schedule_item *item), void *arg,
                                    struct schedule_place *next, bool *more);
+
+/* What is due when, from now: late, within a minute, ten … the last has no end. */
+enum { SCHEDULE_DUE_BUCKETS = 11 };
+extern const char *const schedule_due_names[SCHEDULE_DUE_BUCKETS];
+
+struct schedule_sum {
+    uint64_t messages, bytes; /* as stored */
+    uint64_t due[SCHEDULE_DUE_BUCKETS];
+};
+
+/* The same for what schedule_list would give: a page's share of it, to be added up by the caller. The query's
+ * limit is not looked at. */
+HF_CHECK enum hf_err schedule_count(struct schedule *s, const struct schedule_query *q,
+                                    struct schedule_sum *out, struct schedule_place *next, bool *more);
+
+/* All that pends, by when it is due, from what is in memory anyhow: exact for what is not in runs yet, to a
+ * block (some hundred messages) for each run. */
+void schedule_due(const struct schedule *s, uint64_t out[SCHEDULE_DUE_BUCKETS]);
+
+/* Edition of the time zones: "2022e". */
+const char *schedule_time_zones(void);
 
 /* The pending message with this id. HF_ENOTFOUND. */
 HF_CHECK enum hf_err schedule_show(struct schedule *s, hf_str topic, hf_str id,
@@ -166,7 +188,9 @@ extern const int64_t
     schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1]; /* upper bounds; the last has none */
 
 struct schedule_stats {
-    uint64_t pending;
+    uint64_t pending, pending_bytes;          /* bytes: in memory, and of runs, their spent parts estimated */
+    uint64_t read_sequence;                   /* everything up to here has been read */
+    uint64_t fired_per_second;                /* over the last seconds */
     uint64_t accepted, fired, rejected, held; /* since the start */
     uint64_t skipped;                         /* runs left out since the one before was not done */
     uint64_t outcomes[SCHEDULE_UNKNOWN + 1];

@@ -173,6 +173,10 @@ struct schedule {
     struct hf_buf scratch, key;
     struct hf_header headers[ENGINE_HEADERS_MAX + 1];
     struct schedule_stats count; /* the counters among them */
+    struct rate {
+        int64_t since_mono;
+        uint64_t now, before; /* fired since then; a second, in the window before */
+    } rate;
 };
 
 void schedule_tell(struct schedule *s, enum schedule_event what, const char *text);
@@ -192,6 +196,12 @@ void inside_step(struct schedule *s, int64_t wall_ms, int64_t mono_ms);
 int64_t inside_hold(const struct schedule *s, struct place p);
 void inside_epochs_encode(const struct schedule *s, struct hf_buf *b);
 void inside_epochs_restore(struct schedule *s, hf_str value);
+
+/* ---- due.c ---- */
+size_t due_bucket(const struct schedule *s, int64_t due_ms);
+uint64_t due_bytes(const struct schedule *s);
+void due_count_fired(struct schedule *s, uint64_t n);
+uint64_t due_fired_per_second(const struct schedule *s);
 
 /* ---- levels.c ---- */
 /* "delay/base" carries the table: count u32, each i64. */

@@ -1,0 +1,261 @@
+/* Many at once: cancel or move whatever a filter finds, page by page.
+ *
+ *     DELETE /v1/schedule?topic=T&prefix=P&from=MS&to=MS&limit=N&after=CURSOR
+ *     POST   /v1/schedule?…    {"due": ms or RFC 3339}, {"delay": "15m"} or {"by": "15m"}, {"by": "-15m"}
+ *     {"cancelled": 480, "changed": 0, "already delivered": 0, "unknown": 0, "without id": 20, "next":
+ * CURSOR}
+ *
+ * A request does one page: it lists, appends one batch of records to holdfast.delay, waits until the schedule
+ * has read them, and counts their outcomes. So it holds memory for a page, others get their turn between
+ * pages, and whoever asks may stop, and go on from "next" (null: done) after any crash: what has been done is
+ * found no more.
+ *
+ * What is meant is what pended when the first page was asked for: the cursor carries the last sequence of
+ * that moment, DUE-SEQUENCE-LAST, and later messages (moved ones among them) are left out. Each record says
+ * which message it is about (hf-expect); one that was replaced meanwhile is counted as changed. Messages
+ * without an id cannot be named, and are counted. */
+#include "delay_internal.h"
+
+#include "base/control.h"
+#include "base/duration.h"
+#include "base/names.h"
+#include "store/engine/batch.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum { BULKS_MAX = 16, PAGE_DEFAULT = 500, BATCH_BYTES = 512 << 10, BATCH_MAX = 80 << 20, WAIT_MS = 30000 };
+
+struct bulk { /* a page that waits for its outcomes */
+    struct delay *d;
+    struct broker_http *rq;
+    struct delay_time time; /* of a move; header.n == 0: cancel */
+    struct batch_builder batch;
+    int64_t records, without_id;
+    struct schedule_place last;  /* looked at up to here */
+    struct schedule_query query; /* strings in the request */
+    bool started, full, more;    /* full: what follows goes into the next page */
+    enum hf_err e;
+    bool appending;
+    int64_t offset, until_ms;
+    struct bulk *next;
+};
+
+/* ---- the batch ---- */
+
+static enum hf_err add_cancel(struct bulk *b, const struct schedule_item *item) {
+    char expect[24];
+    (void)snprintf(expect, sizeof(expect), "%" PRIu64, item->place.sequence);
+    const struct hf_header h[] = {{HF_STR(HF_HDR_OP), HF_STR("cancel")},
+                                  {HF_STR(HF_HDR_TOPIC), item->topic},
+                                  {HF_STR(HF_HDR_ID), item->id},
+                                  {HF_STR(HF_HDR_EXPECT), hf_str_of(expect)}};
+    return batch_builder_add(&b->batch, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
+}
+
+static void add_item(void *arg, const struct schedule_item *item) {
+    struct bulk *b = arg;
+    size_t limit = (size_t)b->d->server->settings->message_max / 2;
+    if (b->e || b->full) return;
+    if (b->records && b->batch.buf.n + item->value.n > (limit < BATCH_BYTES ? limit : BATCH_BYTES)) {
+        b->full = true;
+        return;
+    }
+    if (!item->id.p)
+        b->without_id++;
+    else if (!(b->e = b->time.header.n ? delay_build_move(&b->batch, item, &b->time) : add_cancel(b, item)))
+        b->records++;
+    b->last = item->place;
+}
+
+/* All that was accepted when the first page was asked for has been read. */
+static bool is_ready(struct bulk *b) {
+    struct schedule_stats stats;
+    if (b->query.sequence_max) return true;
+    schedule_stats(b->d->schedule, &stats);
+    if (stats.caught_up) b->query.sequence_max = stats.read_sequence;
+    return stats.caught_up;
+}
+
+static enum hf_err build(struct bulk *b) {
+    struct schedule_place next;
+    batch_builder_begin(&b->batch, env_wall_ms(b->d->server->env));
+    enum hf_err e = schedule_list(b->d->schedule, &b->query, add_item, b, &next, &b->more);
+    if (!e) e = b->e;
+    if (!e && !b->full) b->last = next;
+    if (b->full) b->more = true;
+    return e;
+}
+
+/* ---- the answer ---- */
+
+static void end(struct bulk *b) {
+    struct delay *d = b->d;
+    for (struct bulk **p = &d->bulks; *p; p = &(*p)->next) {
+        if (*p != b) continue;
+        *p = b->next;
+        d->bulk_count--;
+        break;
+    }
+    batch_builder_fini(&b->batch);
+    free(b);
+}
+
+static void reply(struct bulk *b, const int64_t counts[SCHEDULE_UNKNOWN + 1]) {
+    char next[80];
+    (void)snprintf(next, sizeof(next), "%" PRId64 "-%" PRIu64 "-%" PRIu64, b->last.due_ms, b->last.sequence,
+                   b->query.sequence_max);
+    bool move = b->time.header.n > 0;
+    enum schedule_outcome done = move ? SCHEDULE_MOVED : SCHEDULE_CANCELLED;
+    json_t *o = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:o}", schedule_outcome_text(done), (json_int_t)counts[done], "changed",
+        (json_int_t)(counts[SCHEDULE_CHANGED] + (move ? counts[SCHEDULE_CANCELLED] : 0)),
+        schedule_outcome_text(SCHEDULE_ALREADY_DELIVERED), (json_int_t)counts[SCHEDULE_ALREADY_DELIVERED],
+        "unknown", (json_int_t)counts[SCHEDULE_UNKNOWN], "without id", (json_int_t)b->without_id, "next",
+        b->more ? json_string(next) : json_null());
+    delay_reply_json(b->rq, 200, o);
+}
+
+static enum hf_err count(struct bulk *b, int64_t counts[SCHEDULE_UNKNOWN + 1]) {
+    for (int64_t i = b->records - 1; i >= 0; i--) { /* the last is read last */
+        enum schedule_outcome o;
+        enum hf_err e = schedule_outcome_of(b->d->schedule, 0, b->offset + i, &o);
+        if (e == HF_ENOTFOUND) o = SCHEDULE_UNKNOWN; /* forgotten already: the id's memory is that short */
+        if (e && e != HF_ENOTFOUND) return e;
+        counts[o]++;
+    }
+    return HF_OK;
+}
+
+/* True: answered. */
+static bool answer(struct bulk *b, int64_t mono_ms) {
+    int64_t counts[SCHEDULE_UNKNOWN + 1] = {0};
+    enum hf_err e = b->e ? b->e : count(b, counts);
+    if (e == HF_EAGAIN && !b->e && mono_ms < b->until_ms) return false;
+    if (e == HF_EAGAIN)
+        delay_reply_error(b->rq, 504, "accepted, but not processed yet: ask for the same page again");
+    else if (e)
+        delay_reply_failure(b->rq, e);
+    else
+        reply(b, counts);
+    return true;
+}
+
+static void appended(void *arg, const struct log_appended *result) {
+    struct bulk *b = arg;
+    b->appending = false;
+    b->e = result->e;
+    b->offset = result->base_offset;
+}
+
+static enum hf_err append(struct bulk *b) {
+    struct server *s = b->d->server;
+    struct log_partition *p = log_partition(s->log, HF_STR(HF_TOPIC_DELAY), 0);
+    hf_str bytes;
+    if (b->records == 0) return HF_OK;
+    enum hf_err e = p ? batch_builder_finish(&b->batch, &bytes) : HF_ENOTFOUND;
+    if (!e) e = log_append(s->log, p, b->batch.buf.p, bytes.n, LOG_ACK_DURABLE, appended, b);
+    b->appending = !e;
+    return e;
+}
+
+/* Lists and appends; true: answered at once. */
+static bool start(struct bulk *b) {
+    b->started = true;
+    b->e = build(b);
+    if (!b->e) b->e = append(b);
+    if (b->e)
+        delay_reply_failure(b->rq, b->e);
+    else if (b->records == 0)
+        reply(b, (int64_t[SCHEDULE_UNKNOWN + 1]){0});
+    return b->e || b->records == 0;
+}
+
+static bool go_on(struct bulk *b, int64_t mono_ms) {
+    if (b->started) return answer(b, mono_ms);
+    if (is_ready(b)) return start(b);
+    if (mono_ms < b->until_ms) return false;
+    delay_reply_error(b->rq, 503, "the schedule is still reading what was accepted: ask again");
+    return true;
+}
+
+void delay_answer_bulks(struct delay *d, int64_t mono_ms) {
+    for (struct bulk *b = d->bulks, *next; b; b = next) {
+        next = b->next;
+        if (!b->appending && go_on(b, mono_ms)) end(b);
+    }
+}
+
+bool delay_bulk_is_appending(const struct delay *d) {
+    bool appending = false;
+    for (const struct bulk *b = d->bulks; b; b = b->next) appending |= b->appending;
+    return appending;
+}
+
+void delay_forget_bulks(struct delay *d) {
+    while (d->bulks) end(d->bulks);
+}
+
+/* ---- the request ---- */
+
+static void begin(struct delay *d, struct broker_http *rq, const struct schedule_query *q,
+                  const struct delay_time *time) {
+    if (d->bulk_count == BULKS_MAX) {
+        delay_reply_error(rq, 503, "too many bulk requests wait; try again");
+        return;
+    }
+    struct bulk *b = calloc(1, sizeof(*b));
+    if (!b) {
+        delay_reply_failure(rq, HF_ENOMEM);
+        return;
+    }
+    *b = (struct bulk){.d = d,
+                       .rq = rq,
+                       .query = *q,
+                       .last = q->after,
+                       .until_ms = env_mono_us(d->server->env) / 1000 + WAIT_MS,
+                       .next = d->bulks};
+    batch_builder_init(&b->batch, BATCH_MAX);
+    if (time) b->time = *time;
+    d->bulks = b;
+    d->bulk_count++;
+    if (is_ready(b) && start(b)) end(b);
+}
+
+/* "DUE-SEQUENCE-LAST", or none: what pends now. */
+static bool cursor_of(hf_str text, struct schedule_query *q) {
+    if (!text.p) return true;
+    const char *last = text.n ? memrchr(text.p, '-', text.n) : NULL;
+    int64_t sequence;
+    if (!last || hf_str_int(hf_str_make(last + 1, (size_t)(text.p + text.n - last - 1)), &sequence))
+        return false;
+    q->sequence_max = (uint64_t)sequence;
+    return sequence > 0 && delay_place_of(hf_str_make(text.p, (size_t)(last - text.p)), &q->after);
+}
+
+static bool query_of(struct broker_http *rq, struct schedule_query *q) {
+    bool ok = delay_filter_of(rq, PAGE_DEFAULT, q) && cursor_of(broker_http_query(rq, "after"), q);
+    return ok && q->topic.n > 0;
+}
+
+static const char usage[] =
+    "topic is needed; from, to: ms since 1970; limit: 1 to 1000; after: the next of the "
+    "page before";
+
+void delay_on_bulk_cancel(void *state, struct broker_http *rq) {
+    struct schedule_query q = {0};
+    if (query_of(rq, &q))
+        begin(state, rq, &q, NULL);
+    else
+        delay_reply_error(rq, 400, usage);
+}
+
+void delay_on_bulk_move(void *state, struct broker_http *rq) {
+    struct schedule_query q = {0};
+    struct delay_time time = {0};
+    const char *why = query_of(rq, &q) ? delay_parse_time(rq, true, &time) : usage;
+    if (why)
+        delay_reply_error(rq, 400, why);
+    else
+        begin(state, rq, &q, &time);
+}
