@@ -10,7 +10,8 @@
  * Outcomes are asked for where the server's HTTP side is known. All halves are sent before any is waited for;
  * if one fails or is refused, the local transaction does not run and a
  * rollback is sent, so that nobody has to be asked. A half's identity is given (by default
- * <group>/<id>/<index>), so that a transaction tried again adds no message twice. */
+ * <group>/<id>/<index>), so that a transaction tried again adds no message twice, and one that is found
+ * committed has nothing left to do. */
 #include "producer.h"
 
 #include "compose.h"
@@ -206,8 +207,9 @@ static enum hf_err why_decided(hf_producer *p, const char *id, const char *state
 }
 
 /* Has every half message become a part of the transaction? Its state tells of all of them: any that has not
- * leaves it decided. */
-static enum hf_err ask_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n) {
+ * leaves it decided. *committed beside HF_EDECIDED: it was committed. */
+static enum hf_err ask_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n,
+                                bool *committed) {
     char path[4096], group[800], name[3100];
     if (!client_path_segment(p->group, group, sizeof group) || !client_path_segment(id, name, sizeof name))
         return client_error(HF_ELIMIT, "transaction \"%.40s…\": the id is too long", id);
@@ -223,6 +225,7 @@ static enum hf_err ask_prepared(hf_producer *p, const char *id, const struct hal
         e = client_error(HF_EIO, "transaction \"%s\": prepared or not is not known: HTTP %d", id, status);
     else if (strcmp(state, "prepared") != 0 && strcmp(state, "parked") != 0)
         e = why_decided(p, id, state, halves, n);
+    *committed = e == HF_EDECIDED && strcmp(state, "committed") == 0;
     json_decref(answer);
     return e;
 }
@@ -237,11 +240,12 @@ static enum hf_err give_up_asking(enum hf_err e) {
     return e == HF_EAGAIN ? client_error(HF_ETIMEDOUT, "%s", hf_errmsg()) : e;
 }
 
-static enum hf_err await_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n) {
+static enum hf_err await_prepared(hf_producer *p, const char *id, const struct half *halves, size_t n,
+                                  bool *committed) {
     enum hf_err e = HF_EAGAIN;
     for (int i = 0; i < ASK_TRIES && e == HF_EAGAIN; i++) {
         ask_pause(i);
-        e = ask_prepared(p, id, halves, n);
+        e = ask_prepared(p, id, halves, n, committed);
     }
     return give_up_asking(e);
 }
@@ -265,7 +269,8 @@ static enum hf_err need_coordinator(hf_producer *p) {
                         client_server(p->client));
 }
 
-enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *messages, size_t n) {
+static enum hf_err prepare(hf_producer *p, const char *id, const hf_message *messages, size_t n,
+                           bool *committed) {
     if (!id || !*id || !messages || n == 0 || n > HF_TRANSACT_MESSAGES_MAX)
         return client_error(HF_EINVAL, "transaction: an id and 1 to %d messages are required",
                             HF_TRANSACT_MESSAGES_MAX);
@@ -274,9 +279,14 @@ enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *message
     struct half *halves = calloc(n, sizeof *halves);
     if (!halves) return client_error(HF_ENOMEM, "transaction: %s", hf_err_text(HF_ENOMEM));
     e = send_halves(p, id, messages, n, halves);
-    if (!e && client_options(p->client)->api) e = await_prepared(p, id, halves, n);
+    if (!e && client_options(p->client)->api) e = await_prepared(p, id, halves, n, committed);
     free(halves);
     return e;
+}
+
+enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *messages, size_t n) {
+    bool committed;
+    return prepare(p, id, messages, n, &committed);
 }
 
 /* ---- decide ---- */
@@ -302,7 +312,9 @@ enum hf_err hf_decide(hf_producer *p, const char *id, hf_decision decision) {
 
 enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message *messages, size_t n, hf_local *local,
                         void *arg) {
-    enum hf_err e = hf_prepare(p, id, messages, n);
+    bool committed = false;
+    enum hf_err e = prepare(p, id, messages, n, &committed);
+    if (committed) return HF_OK;
     if (e) {
         char text[512];
         snprintf(text, sizeof text, "%s", hf_errmsg());

@@ -74,7 +74,7 @@ class Program:
         if how and self.process.poll() is None:
             self.process.send_signal(how)
 
-    def wait(self, seconds=15):
+    def wait(self, seconds=60):
         """True if it ended by itself, and well."""
         try:
             self.process.wait(seconds)
@@ -298,7 +298,7 @@ class Shop:
         for group in GROUPS:
             open(self.stall_file(group), "w").close()
         waiting = {p.process.pid: key for key, p in self.workers.items() if key[0] in GROUPS}
-        end = time.monotonic() + 15
+        end = time.monotonic() + 30
         killed = set()
         while len(killed) < len(GROUPS) and time.monotonic() < end:
             for pid in {e["pid"] for e in self.events("stalled")} & set(waiting) - killed:

@@ -113,10 +113,12 @@ static hf_decision check(const hf_check *q, void *db) {
         "SELECT status <> 'void' FROM payments WHERE id = ?1", hf_check_id(q));
 }
 
+/* A try that was rolled back (the server died before its halves were safe, or a check found nothing) has used
+ * its id up: the next one has another. The message's identity stays. */
 static enum hf_err transact(hf_producer *producer, struct payment *p, const char *kind, const char *topic,
                             int number, hf_local *local) {
+    enum { TRIES = 20 };
     char id[64], message_id[64], version[24];
-    (void)snprintf(id, sizeof id, "%s-%s-%d", kind, p->order.id, number);
     (void)snprintf(message_id, sizeof message_id, "order-%s/%s", p->order.id, kind);
     (void)snprintf(version, sizeof version, "%" PRId64, p->version);
     hf_header headers[] = {{{"hf-version", 10}, {version, strlen(version)}}};
@@ -126,7 +128,12 @@ static enum hf_err transact(hf_producer *producer, struct payment *p, const char
                     .headers = headers,
                     .header_count = 1,
                     .message_id = message_id};
-    return hf_transact(producer, id, &m, 1, local, p);
+    enum hf_err e = HF_EDECIDED;
+    for (int i = 0; i < TRIES && e == HF_EDECIDED; i++) {
+        (void)snprintf(id, sizeof id, "%s-%s-%d.%d", kind, p->order.id, number, i);
+        e = hf_transact(producer, id, &m, 1, local, p);
+    }
+    return e;
 }
 
 static const char *pay(hf_producer *producer, struct payment *p, const char *order, int number) {

@@ -242,9 +242,10 @@ enum { HF_TRANSACT_MESSAGES_MAX = 1000 };
  * "<group>/<id>/<index>", so a transaction tried again adds no message twice. What the server made of it is
  * asked for if the client has `api`.
  *
- *     HF_OK         decided as local said, durably
- *     HF_EDECIDED   before local ran: decided earlier (a transaction tried again); local did not run
- *                   after it: decided otherwise than local said (a check answered first)
+ *     HF_OK         decided as local said, durably; or committed earlier (a transaction tried again): then
+ *                   local did not run
+ *     HF_EDECIDED   rolled back earlier: local did not run, and the id is used up; or decided otherwise than
+ *                   local said (a check answered first)
  *     HF_ELIMIT     beyond a limit of the server: rolled back; local did not run
  *     HF_EAGAIN     local answered HF_UNKNOWN: the check will settle it
  *     HF_ETIMEDOUT  after local ran, HF_ECONNECT too: the decision may not have arrived; the check will
@@ -256,8 +257,8 @@ HF_API enum hf_err hf_transact(hf_producer *p, const char *id, const hf_message 
                                hf_local *local, void *arg);
 
 /* The same in steps, for a local transaction that is no function. Each blocks until durable. hf_prepare:
- * HF_EDECIDED, HF_ELIMIT as above, and as hf_send; then the caller rolls back. hf_decide answers as
- * hf_transact does; it may also be used by an operator's tool. */
+ * HF_EDECIDED if it was decided earlier, either way; HF_ELIMIT as above; and as hf_send, then the caller
+ * rolls back. hf_decide answers as hf_transact does; it may also be used by an operator's tool. */
 HF_API enum hf_err hf_prepare(hf_producer *p, const char *id, const hf_message *messages, size_t n);
 HF_API enum hf_err hf_decide(hf_producer *p, const char *id, hf_decision decision);
 

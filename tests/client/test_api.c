@@ -210,7 +210,13 @@ static void a_transaction_tried_again_after_its_decision_does_not_run_again(void
     hf_producer *p = producer(with_api);
     int ran = 0;
     OK(hf_transact(p, "again", &half, 1, count_and_commit, &ran));
-    assert_int_equal(hf_transact(p, "again", &half, 1, count_and_commit, &ran), HF_EDECIDED);
+    OK(hf_transact(p, "again", &half, 1, count_and_commit, &ran));
+    assert_int_equal(ran, 1);
+    assert_int_equal(hf_prepare(p, "again", &half, 1), HF_EDECIDED);
+    assert_non_null(strstr(hf_errmsg(), "committed"));
+    OK(hf_prepare(p, "never", &half, 1));
+    OK(hf_decide(p, "never", HF_ROLLBACK));
+    assert_int_equal(hf_transact(p, "never", &half, 1, count_and_commit, &ran), HF_EDECIDED);
     assert_int_equal(ran, 1);
     hf_producer_close(p);
 }

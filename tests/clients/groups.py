@@ -39,7 +39,7 @@ def only_when_named(function):
     return test(function)
 
 
-def until(what, condition, seconds=30):
+def until(what, condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
@@ -108,7 +108,7 @@ def committed(server, group, name, partitions):
 def kcat_goes_on_where_its_group_was_over_stops_and_kills(server):
     def read():
         run = subprocess.run(["kcat", "-b", server.kafka, "-q", "-G", "cats", "-e", "-X", "auto.offset.reset=earliest",
-                              "-X", "session.timeout.ms=6000", "t"], capture_output=True, timeout=60, text=True)
+                              "-X", "session.timeout.ms=6000", "t"], capture_output=True, timeout=120, text=True)
         assert run.returncode == 0, run.stderr
         return sorted(int(x) for x in run.stdout.split())
 
@@ -241,7 +241,7 @@ def member(stop, partitions):
 
 import time
 def until(what, condition):
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "not in time: " + what
         time.sleep(0.02)

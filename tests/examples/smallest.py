@@ -20,7 +20,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 
 def records(server, topic, count):
     """The first records of partition 0, waited for."""
-    consumer = KafkaConsumer(bootstrap_servers=server, enable_auto_commit=False, consumer_timeout_ms=15000)
+    consumer = KafkaConsumer(bootstrap_servers=server, enable_auto_commit=False, consumer_timeout_ms=30000)
     consumer.assign([TopicPartition(topic, 0)])
     consumer.seek_to_beginning()
     found = []
@@ -34,7 +34,7 @@ def records(server, topic, count):
 
 
 def run(build, *argv):
-    p = subprocess.run([os.path.join(build, "examples", argv[0]), *argv[1:]], capture_output=True, text=True, timeout=30)
+    p = subprocess.run([os.path.join(build, "examples", argv[0]), *argv[1:]], capture_output=True, text=True, timeout=60)
     assert p.returncode == 0, f"{argv}: {p.stderr}"
     return p.stdout
 
@@ -84,7 +84,7 @@ def worker(build, server, folder):
         servers.until(lambda: committed(server, "inventory", "orders.paid") == 4, "four settled messages")
     finally:
         process.send_signal(signal.SIGTERM)
-        status = process.wait(30)
+        status = process.wait(60)
     assert status == 0, f"the worker ended with {status}"
     assert counted(file) == 3, "an order was counted twice"
 

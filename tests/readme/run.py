@@ -3,7 +3,8 @@
 
 A line "$ command" is run by bash; the lines below it are what it must print, "…" standing for anything. The README's
 ports become free ones, build/holdfast the binary that is tested. A command that prints too little is run again until a
-deadline, if it only looks (list, kcat -C); the server's own line starts the server."""
+deadline, if it only looks (list, kcat -C); one under `timeout` gets as long as it needs, and is then ended as `timeout`
+would; the server's own line starts the server."""
 import os
 import re
 import shutil
@@ -34,11 +35,30 @@ def matches(expected, printed):
     return re.fullmatch(pattern, printed.strip("\n"), re.S) is not None
 
 
-def run(command, expected, folder, deadline_s=20):
+def run_until_printed(command, expected, folder, environment, deadline_s=60):
+    """bash replaces itself by a single command, so the signal reaches `timeout`, which hands it on."""
+    command = re.sub(r"(timeout .*?)\b\d+ ", rf"\g<1>{deadline_s} ", command, count=1)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(["bash", "-c", command], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                                   stderr=errors, text=True)
+        printed = ""
+        while not matches(expected, printed) and (line := process.stdout.readline()):
+            printed += line
+        process.send_signal(signal.SIGTERM)
+        printed += process.stdout.read()
+        status = process.wait(30)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, status, printed, errors.read())
+
+
+def run(command, expected, folder, environment, deadline_s=30):
+    if "timeout " in command:
+        done = run_until_printed(command, expected, folder, environment)
+        return done.returncode == 0 and matches(expected, done.stdout), done
     looks = re.search(r"\blist\b|\bshow\b|kcat -C", command)
     until = time.monotonic() + deadline_s
     while True:
-        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
         good = done.returncode == 0 and matches(expected, done.stdout)
         if good or not looks or time.monotonic() > until:
             return good, done
@@ -56,8 +76,8 @@ def main():
                 server.start()
                 continue
             real = command.replace("build/holdfast", binary).replace("127.0.0.1:9092", server.kafka)
-            environment = f"export HOLDFAST_SERVER={server.kafka} HOLDFAST_API={server.http}; "
-            good, done = run(environment + real, expected, folder)
+            environment = dict(os.environ, HOLDFAST_SERVER=server.kafka, HOLDFAST_API=server.http)
+            good, done = run(real, expected, folder, environment)
             print(("ok     " if good else "WRONG  ") + command)
             if not good:
                 wrong += 1

@@ -30,7 +30,7 @@ def test(function):
 
 
 def run(*args, env=None):
-    return subprocess.run([binary, *args], capture_output=True, text=True, timeout=20, env=dict(os.environ, **(env or {})))
+    return subprocess.run([binary, *args], capture_output=True, text=True, timeout=60, env=dict(os.environ, **(env or {})))
 
 
 # ---- settings ----
@@ -94,7 +94,7 @@ def systemd_is_told(folder):
     path = os.path.join(folder, "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
         s.bind(path)
-        s.settimeout(10)
+        s.settimeout(30)
         os.environ["NOTIFY_SOCKET"] = path
         try:
             with Holdfast(binary, folder):
@@ -120,19 +120,25 @@ def a_port_in_use_is_a_failure_with_a_line(folder):
 @test
 def clients_are_told_the_advertised_address(folder):
     with Holdfast(binary, folder, "--advertise", "broker.example:19092") as server:
-        out = subprocess.run(["kcat", "-L", "-b", server.kafka], capture_output=True, text=True, timeout=20).stdout
+        out = subprocess.run(["kcat", "-L", "-b", server.kafka], capture_output=True, text=True, timeout=60).stdout
         assert "at broker.example:19092" in out, out
 
 
 @test
 def a_stop_is_quick_while_consumers_wait(folder):
-    with Holdfast(binary, folder) as server:
-        consumer = KafkaConsumer("t", bootstrap_servers=server.kafka, fetch_max_wait_ms=20000, request_timeout_ms=30000)
-        consumer.poll(timeout_ms=300)
-        began = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - began < 1.5
-        consumer.close(autocommit=False)
+    """A stop that waits for them takes at least 2 s; a machine that is busy may make any stop slow, not every one."""
+    quickest = 1e9
+    for _ in range(5):
+        with Holdfast(binary, folder) as server:
+            consumer = KafkaConsumer("t", bootstrap_servers=server.kafka, fetch_max_wait_ms=20000, request_timeout_ms=30000)
+            consumer.poll(timeout_ms=300)
+            began = time.monotonic()
+            assert server.stop() == 0
+            quickest = min(quickest, time.monotonic() - began)
+            consumer.close(autocommit=False)
+        if quickest < 1.5:
+            return
+    raise AssertionError(f"the quickest of 5 stops took {quickest:.1f} s")
 
 
 # ---- under strace ----
@@ -168,9 +174,9 @@ def acks_all_is_answered_after_its_sync_and_fetches_use_sendfile(folder):
     with server:
         producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0)
         for i in range(50):
-            producer.send("synced", value=b"MARK%04d" % i).get(20)
+            producer.send("synced", value=b"MARK%04d" % i).get(30)
         producer.close()
-        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=10000)
+        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=30000)
         consumer.assign([TopicPartition("synced", 0)])
         consumer.seek_to_beginning()
         assert sum(1 for _, record in zip(range(50), consumer)) == 50
@@ -204,11 +210,11 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
         answered = 0
         try:
             for i in range(200):
-                producer.send("t", value=b"x").get(3)
+                producer.send("t", value=b"x").get(10)
                 answered += 1
         except Exception:
             pass
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while server.alive() and time.monotonic() < end:
             time.sleep(0.05)
         assert not server.alive() and 0 < answered < 200, answered
@@ -218,10 +224,10 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
     assert "stopped:" in server.log(), server.log()[-500:]
     server.wrapper = []
     with server:
-        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=3000)
+        consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=30000)
         consumer.assign([TopicPartition("t", 0)])
         consumer.seek_to_beginning()
-        assert sum(1 for _ in consumer) >= answered
+        assert sum(1 for _ in zip(range(answered), consumer)) == answered
         consumer.close()
 
 

@@ -11,7 +11,7 @@ import subprocess
 import urllib.request
 
 READY = re.compile(r"^ready listen=(\S+) http=(\S+) pid=(\d+)$")
-STOP_S = 20.0
+STOP_S = 60.0
 
 
 class Holdfast:
@@ -65,7 +65,7 @@ class Holdfast:
             return f.read()
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=60) as answer:
             return answer.read().decode()
 
     def metrics(self):

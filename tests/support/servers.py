@@ -16,8 +16,8 @@ import socket
 import subprocess
 import time
 
-READY_S = 30.0
-STOP_S = 10.0
+READY_S = 60.0
+STOP_S = 60.0
 
 
 def free_port():
@@ -38,7 +38,7 @@ def until(condition, what, seconds=READY_S, step=0.02):
 
 def answers(port):
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection(("127.0.0.1", port), 10).close()
         return True
     except OSError:
         return False
@@ -110,7 +110,7 @@ class Redis(Server):
 
     def ready(self):
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+            with socket.create_connection(("127.0.0.1", self.port), 10) as s:
                 s.sendall(b"PING\r\n")
                 return s.recv(16).startswith(b"+PONG")
         except OSError:

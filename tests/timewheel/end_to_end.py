@@ -29,7 +29,7 @@ def produce(lines, *headers, topic="holdfast.delay"):
                    text=True, check=True, timeout=60)
 
 
-def consume(topic, count, timeout=30):
+def consume(topic, count, timeout=60):
     """(timestamp, partition, key, value, headers) of the first `count` messages."""
     until = time.monotonic() + timeout
     while True:  # the topic may be being created
@@ -50,17 +50,17 @@ def consume(topic, count, timeout=30):
 def holds(topic):
     """How many messages the topic has, all partitions."""
     out = subprocess.run(["kcat", "-C", "-q", "-e", "-b", server.kafka, "-t", topic, "-o", "beginning", "-f", "x\n"],
-                         text=True, capture_output=True, timeout=30).stdout
+                         text=True, capture_output=True, timeout=60).stdout
     return out.count("x")
 
 
 def schedule(*words, status=0):
-    run = subprocess.run([binary, "schedule", *words, "--api", server.http], text=True, capture_output=True, timeout=30)
+    run = subprocess.run([binary, "schedule", *words, "--api", server.http], text=True, capture_output=True, timeout=60)
     check(f"schedule {words}: {run.returncode} {run.stdout} {run.stderr}", run.returncode == status)
     return run.stdout + run.stderr
 
 
-def wait_for(what, ask, seconds=20):
+def wait_for(what, ask, seconds=60):
     until = time.monotonic() + seconds
     while not ask():
         check(what, time.monotonic() < until)
@@ -106,10 +106,10 @@ def is_listed_shown_moved_and_cancelled():
 def keys_keep_their_partitions():
     for name in ("direct", "delayed"):
         subprocess.run([binary, "topic", "create", name, "--partitions", "7", "--server", server.kafka], check=True,
-                       timeout=30, stdout=subprocess.DEVNULL)
+                       timeout=60, stdout=subprocess.DEVNULL)
     keys = [f"key-{i}:x" for i in range(300)]
     subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "direct", "-X", "topic.partitioner=murmur2"],
-                   input="\n".join(keys) + "\n", text=True, check=True, timeout=30)
+                   input="\n".join(keys) + "\n", text=True, check=True, timeout=60)
     produce(keys, "hf-topic=delayed", "hf-delay=1ms")
     wait_for("all are delivered", lambda: holds("delayed") == 300)
     direct = {key: partition for _, partition, key, _, _ in consume("direct", 300)}
@@ -121,7 +121,7 @@ def a_kill_loses_and_doubles_nothing(count):
     produce([f"k{i}:v{i}" for i in range(count)], "hf-topic=killed", "hf-delay=1200ms")
     server.stop(signal.SIGKILL)
     server.start()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while holds("killed") < count and time.monotonic() < until:
         time.sleep(0.05)
         if holds("killed") > count // 3:

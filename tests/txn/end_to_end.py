@@ -6,10 +6,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -32,7 +34,7 @@ class World:
         command = ["kcat", "-P", "-b", self.server.kafka, "-t", "holdfast.txn", "-X", "partitioner=murmur2_random", "-K", ":"]
         for header in flags:
             command += ["-H", header]
-        subprocess.run(command, input=f"{ident}:{value}\n", text=True, check=True, timeout=30)
+        subprocess.run(command, input=f"{ident}:{value}\n", text=True, check=True, timeout=60)
 
     def prepare(self, ident, topic, value, *headers):
         self.produce("prepare", ident, f"hf-topic={topic}", *headers, value=value)
@@ -40,14 +42,14 @@ class World:
     def read(self, topic):
         """Every record there is: (key, value, headers)."""
         done = subprocess.run(["kcat", "-C", "-b", self.server.kafka, "-t", topic, "-o", "beginning", "-e", "-f",
-                               "%k\t%s\t%h\n"], capture_output=True, text=True, timeout=30)
+                               "%k\t%s\t%h\n"], capture_output=True, text=True, timeout=60)
         return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
 
     def values(self, topic):
         return [record[1] for record in self.read(topic)]
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://{self.server.http}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.server.http}{path}", timeout=60) as answer:
             return json.load(answer)
 
     def state(self, ident):
@@ -58,7 +60,7 @@ class World:
 
     def command(self, *arguments):
         done = subprocess.run([self.binary, "txn", "--api", self.server.http, *arguments], capture_output=True,
-                              text=True, timeout=30)
+                              text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
 
     def checker(self, *program):
@@ -68,7 +70,7 @@ class World:
 
 def end(process):
     process.send_signal(signal.SIGTERM)
-    status = process.wait(30)
+    status = process.wait(60)
     assert status == 0, status
 
 
@@ -107,10 +109,14 @@ def servers_outcomes(w):
 
 def a_delayed_half_starts_at_the_commit(w):
     w.prepare("1044", "orders.unpaid", "unpaid", "hf-delay=4s", "hf-key=1044", "hf-id=1044")
+    began = time.time() * 1000
     w.produce("commit", "1044")
     w.until_state("1044", "committed")
-    assert not w.values("orders.unpaid")
+    seen, seen_at = w.values("orders.unpaid"), time.time() * 1000
     servers.until(lambda: w.values("orders.unpaid") == ["unpaid"], "the delayed half message")
+    due = int(re.search(r"hf-due=(\d+)", w.read("orders.unpaid")[0][2])[1])
+    assert due >= began + 4000 - 1, (due, began)
+    assert not seen or seen_at >= due, (seen_at, due)
 
 
 def a_vanished_producer_is_asked_and_answered_for(w):
@@ -162,7 +168,7 @@ def nothing_came_twice(w):
 def a_program_that_is_not_there_burns_no_attempt(w):
     w.prepare("typo", "orders.placed", "typo")
     checker = w.checker("/no/such/program")
-    assert checker.wait(30) == 1
+    assert checker.wait(60) == 1
     assert w.get(f"/v1/txn/{GROUP}/typo")["checks_read"] == 0
     assert w.command("rollback", GROUP, "typo")[0] == 0
 

@@ -8,7 +8,7 @@ const kafka = new Kafka({ clientId: 'js', brokers: [broker], logLevel: logLevel.
 const seen = new Set();
 
 async function until(what, condition) {
-  const deadline = Date.now() + 30000;
+  const deadline = Date.now() + 60000;
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
