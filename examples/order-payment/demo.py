@@ -104,7 +104,7 @@ class Plan:
         for i in dice.sample(self.ids, orders * 2 // 3):
             kind = dice.random()
             if kind < 0.25:
-                self.pay_after[i] = due + dice.uniform(-0.014, 0.002)
+                self.pay_after[i] = due + dice.uniform(-0.008, 0.002)
             elif kind < 0.33:
                 self.pay_after[i] = due + dice.uniform(0.1, 1.0)
             else:
@@ -113,10 +113,12 @@ class Plan:
 
 
 class Payments:
-    """Who pays what when, for the threads that play the bank."""
+    """Who pays what when, for the threads that play the bank. Who wants to hit a millisecond has to begin earlier by the time
+    that it takes until the money is booked: that is learnt from payment to payment."""
 
     def __init__(self):
         self.heap = []  # (when, order, number of the payment; 0: poison)
+        self.lead = 0.0  # seconds
         self.changed = threading.Condition()
         self.open = 0  # not answered yet
 
@@ -130,7 +132,7 @@ class Payments:
         """The next one when its time has come; None at the end."""
         with self.changed:
             while not done.is_set():
-                wait = self.heap[0][0] - time.time() if self.heap else 0.2
+                wait = self.heap[0][0] - self.lead - time.time() if self.heap else 0.2
                 if self.heap and wait <= 0:
                     return heapq.heappop(self.heap)
                 self.changed.wait(min(wait, 0.2))
@@ -139,6 +141,13 @@ class Payments:
     def settled(self):
         with self.changed:
             self.open -= 1
+
+    def took(self, seconds, answer):
+        """The booking is in the middle of a transaction; a refund is two of them."""
+        share = {"paid": 0.5, "refund": 0.25}.get(answer)
+        with self.changed:
+            if share:
+                self.lead += 0.3 * (min(seconds * share, 1.0) - self.lead)
 
 
 class Shop:
@@ -264,8 +273,11 @@ class Shop:
         service = Program(self, "pay")
         while (payment := payments.take(self.done)):
             _, order, number = payment
+            began = time.monotonic()
             answer = service.ask(f"poison {order} {POISON[order]}" if number == 0 else f"{order} {number}")
             word = answer.split()[0] if answer else "died"
+            if payments is self.punctual and number == 1:
+                payments.took(time.monotonic() - began, word)
             if word in ("again", "died"):
                 payments.put(time.time() + 0.2, order, number)  # the customer's bank asks until it is answered
                 if answer is None:
