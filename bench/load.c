@@ -1,14 +1,13 @@
 /* Load on a Kafka server (or a floor program) by the lean client; one line of figures.
  *
- *     load produce --port P --topic T [--connections 64] [--window 1] [--records 1] [--size 1024] [--acks
- * -1|1]
- *                  [--seconds 10] [--pid SERVER] [--floor]
+ *     load produce --port P --topic T [--connections 64] [--window 1] [--records 1] [--size 1024]
+ *                  [--acks -1|1] [--partitions 1] [--seconds 10] [--messages N] [--pid SERVER] [--floor]
  *     load fetch   --port P --topic T [--bytes 1048576] [--seconds 10] [--pid SERVER] [--floor]
  *     load delay   … as produce, to holdfast.delay: --delay MS, destination --topic; then waits for the last
  *                  one fired
  *     load pending … as produce, to holdfast.delay: --messages N, numbered from --first, due in --from to
- * --to ms, every --ids'th with an id load txn     … one half message and one commit at a time on each
- * connection
+ *                  --to ms, every --ids'th with an id
+ *     load txn     … one half message and one commit at a time on each connection
  *
  * --pid adds the CPU seconds which that process used meanwhile: per GB of record values, and per message. */
 #include "lean.h"
@@ -21,7 +20,7 @@
 #include <unistd.h>
 
 struct options {
-    int port, connections, window, records, size, acks, bytes;
+    int port, connections, window, records, size, acks, bytes, partitions;
     double seconds;
     long pid, delay, messages, from, to, first, ids;
     bool floor;
@@ -53,44 +52,69 @@ static void report(const char *what, const struct options *o, const struct lean_
     putchar('\n');
 }
 
+/* Connection i begins with partition i of those there are; with one request in flight it then takes turns. */
 struct produce_arg {
-    int records;
-    bool floor;
+    const struct options *o;
+    struct lean *lean;
+    struct hf_buf *requests; /* one for each partition */
+    int *at;                 /* of each connection: its partition */
 };
 
 static int64_t produced(struct lean_connection *c, hf_str body, void *arg) {
-    (void)c;
-    const struct produce_arg *a = arg;
+    struct produce_arg *a = arg;
     int64_t offset;
-    int error = a->floor ? 0 : lean_produce_error(body, &offset);
+    int error = a->o->floor ? 0 : lean_produce_error(body, &offset);
     if (error) lean_die("produce: error %d", error);
-    return a->records;
+    if (a->o->window == 1 && a->o->partitions > 1) {
+        int *at = &a->at[c - a->lean->connections];
+        *at = (*at + a->o->connections) % a->o->partitions;
+        c->request = hf_buf_view(&a->requests[*at]);
+    }
+    return a->o->records;
+}
+
+static void make_requests(struct produce_arg *a, const char *to, hf_str batch) {
+    a->requests = calloc((size_t)a->o->partitions, sizeof *a->requests);
+    a->at = calloc((size_t)a->o->connections, sizeof *a->at);
+    if (!a->requests || !a->at) lean_die("no memory");
+    for (int i = 0; i < a->o->partitions; i++) {
+        hf_buf_init(&a->requests[i], 64 << 20);
+        lean_produce(&a->requests[i], to, i, (int16_t)a->o->acks, batch);
+    }
+    for (int i = 0; i < a->o->connections; i++) {
+        a->at[i] = i % a->o->partitions;
+        a->lean->connections[i].request = hf_buf_view(&a->requests[a->at[i]]);
+    }
+}
+
+static void free_requests(struct produce_arg *a) {
+    for (int i = 0; i < a->o->partitions; i++) hf_buf_fini(&a->requests[i]);
+    free(a->requests);
+    free(a->at);
 }
 
 static void produce(const struct options *o, const char *to, const struct hf_header *headers, size_t n,
                     struct lean_result *result) {
     struct lean l;
     struct batch_builder builder;
-    struct hf_buf request;
+    struct produce_arg arg = {.o = o, .lean = &l};
     hf_str batch;
     lean_open(&l, o->port, o->connections);
     if (!o->floor) lean_make_topic(&l, o->topic);
     batch_builder_init(&builder, 64 << 20);
-    hf_buf_init(&request, 64 << 20);
     make_batch(&builder, o->records, o->size, headers, n, (hf_str){NULL, 0}, &batch);
-    lean_produce(&request, to, 0, (int16_t)o->acks, batch);
-    struct produce_arg arg = {.records = o->records, .floor = o->floor};
+    make_requests(&arg, to, batch);
     double cpu = o->pid ? lean_cpu_of(o->pid) : 0;
     lean_run(&l,
-             &(struct lean_load){.request = hf_buf_view(&request),
-                                 .window = o->window,
+             &(struct lean_load){.window = o->window,
                                  .seconds = o->seconds,
+                                 .requests = o->messages / o->records,
                                  .on_answer = produced,
                                  .arg = &arg},
              result);
     if (o->pid) cpu = lean_cpu_of(o->pid) - cpu;
     report(n ? "delay" : "produce", o, result, cpu, (double)result->messages * o->size);
-    hf_buf_fini(&request);
+    free_requests(&arg);
     batch_builder_fini(&builder);
     lean_close(&l);
 }
@@ -346,13 +370,25 @@ int main(int argc, char **argv) {
                  {"delay", run_delay},
                  {"pending", run_pending},
                  {"txn", run_txn}};
-    static const struct option flags[] = {
-        {"port", 1, NULL, 'p'},   {"topic", 1, NULL, 't'},   {"connections", 1, NULL, 'c'},
-        {"window", 1, NULL, 'w'}, {"records", 1, NULL, 'r'}, {"size", 1, NULL, 's'},
-        {"acks", 1, NULL, 'a'},   {"seconds", 1, NULL, 'S'}, {"pid", 1, NULL, 'P'},
-        {"bytes", 1, NULL, 'b'},  {"delay", 1, NULL, 'd'},   {"messages", 1, NULL, 'm'},
-        {"from", 1, NULL, 'F'},   {"to", 1, NULL, 'T'},      {"first", 1, NULL, 'i'},
-        {"ids", 1, NULL, 'I'},    {"floor", 0, NULL, 'f'},   {0}};
+    static const struct option flags[] = {{"port", 1, NULL, 'p'},
+                                          {"topic", 1, NULL, 't'},
+                                          {"connections", 1, NULL, 'c'},
+                                          {"window", 1, NULL, 'w'},
+                                          {"records", 1, NULL, 'r'},
+                                          {"size", 1, NULL, 's'},
+                                          {"acks", 1, NULL, 'a'},
+                                          {"seconds", 1, NULL, 'S'},
+                                          {"pid", 1, NULL, 'P'},
+                                          {"bytes", 1, NULL, 'b'},
+                                          {"delay", 1, NULL, 'd'},
+                                          {"messages", 1, NULL, 'm'},
+                                          {"from", 1, NULL, 'F'},
+                                          {"to", 1, NULL, 'T'},
+                                          {"first", 1, NULL, 'i'},
+                                          {"ids", 1, NULL, 'I'},
+                                          {"floor", 0, NULL, 'f'},
+                                          {"partitions", 1, NULL, 'N'},
+                                          {0}};
     struct options o = {.connections = 64,
                         .window = 1,
                         .records = 1,
@@ -361,7 +397,7 @@ int main(int argc, char **argv) {
                         .bytes = 1 << 20,
                         .seconds = 10,
                         .delay = 1000,
-                        .messages = 1000000,
+                        .partitions = 1,
                         .from = 3600000,
                         .to = 86400000,
                         .topic = "bench"};
@@ -384,6 +420,7 @@ int main(int argc, char **argv) {
         case 'T': o.to = atol(optarg); break;
         case 'i': o.first = atol(optarg); break;
         case 'I': o.ids = atol(optarg); break;
+        case 'N': o.partitions = atoi(optarg); break;
         default: return 2;
         }
     }

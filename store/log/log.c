@@ -38,6 +38,7 @@ void log_ready(struct log *l, struct completion *c) {
 /* ---- step ---- */
 
 static void run_ready(struct log *l) {
+    if (!hf_mutate(18)) gathered_write(l); /* [L18] */
     struct completion *c = l->ready, *last = l->ready_last;
     while (c && !l->failed) { /* those that come meanwhile wait for the next step */
         l->ready = c->next;
@@ -272,10 +273,12 @@ void log_abandon(struct log *l) {
     psync_forget(l);
     if (l->checkpoint.file) env_close(l->checkpoint.file);
     if (l->checkpoint.phase != CHECKPOINT_IDLE) hf_buf_fini(&l->checkpoint.snapshot);
+    l->gathered.s = NULL; /* what nobody was told of goes with the process */
     topics_free(l);
     runs_free(l);
     watches_free(l);
     state_fini(l);
+    free(l->gathered.bytes);
     while (l->free_pending) {
         struct pending *w = l->free_pending;
         l->free_pending = w->next;

@@ -1,4 +1,4 @@
-/* What the files of store/log share. The picture and the invariants [L1]..[L17]: docs/storage.md.
+/* What the files of store/log share. The picture and the invariants [L1]..[L18]: docs/storage.md.
  *
  *     log.c         open, step, close           journal.c     groups: form, write, sync, recycle
  *     append.c      one batch comes in          replay.c      reads the journal back, judges its end
@@ -33,6 +33,8 @@ enum {
     LOG_ALLOC_MIN = 64 << 10,        /* first preallocation of a segment */
     LOG_ALLOC_MAX = 16 << 20,        /* it doubles up to this */
     LOG_TAIL_MAX = 1 << 20,          /* a longer unsynced tail is not dragged through the journal [L1] */
+    LOG_GATHER = 64 << 10,           /* bytes of small batches written together */
+    LOG_GATHER_EACH = 16 << 10,      /* a batch of this size is written by itself */
     LOG_BACKGROUND = 4 << 20,        /* unsynced bytes after which a background sync begins */
     LOG_BACKGROUND_US = 1000000,     /* or after this time */
     LOG_CHECKPOINT_US = 30000000,    /* a checkpoint at least this often while anything is dirty */
@@ -103,6 +105,14 @@ struct segment {
     bool timed;       /* max_ts is known from every batch, not from the timeindex alone */
     int64_t first_ts; /* of the first batch; -1: not known */
     int64_t since_us; /* when this process began to know it */
+};
+
+/* Small batches that follow each other in one segment, on their way into it: segment.c [L18]. */
+struct gathered {
+    struct segment *s; /* NULL: nothing */
+    uint64_t pos;
+    size_t n;
+    uint8_t *bytes; /* LOG_GATHER of them, from the first use on */
 };
 
 /* ---- completions ---- */
@@ -430,7 +440,8 @@ struct log {
     struct completion *ready, *ready_last;
     struct pending *free_pending;
     size_t waiting;
-    size_t syncs;        /* env syncs under way */
+    size_t syncs; /* env syncs under way */
+    struct gathered gathered;
     struct segment *lru; /* open segment files, most recently used first */
     size_t open_segments;
     struct run *runs;
@@ -470,6 +481,7 @@ HF_CHECK enum hf_err segment_open(struct segment *s);
 HF_CHECK enum hf_err segment_writable(struct segment *s, uint64_t room);
 HF_CHECK enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n);
 HF_CHECK enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n);
+void gathered_write(struct log *l);
 HF_CHECK enum hf_err segment_trim(struct segment *s);
 void segment_close(struct segment *s);
 void segment_remove(struct segment *s, bool unlink_files);

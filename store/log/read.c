@@ -115,6 +115,7 @@ static void give(struct log_partition *p, struct place at, uint64_t end, int64_t
 enum hf_err log_read(struct log *l, struct log_partition *p, int64_t offset, size_t max_bytes, bool min_one,
                      struct log_slice *out) {
     if (p->gone) return HF_ENOTFOUND;
+    if (l->gathered.s && l->gathered.s->p == p) gathered_write(l);
     if (l->failed) return l->failed;
     if (offset < p->start || offset > p->end.offset) return HF_ERANGE;
     struct place at = {0};
