@@ -1,8 +1,9 @@
 /* Appending in one process, without a network: the log itself against the least that any log could do.
  *
- *     append log   DIR [--seconds 10] [--size 16384]   batches of 16 KiB, acks=1, one partition: checksum
- * looked at, log_append, a step of the loop for every 16 append floor DIR [--seconds 10] [--size 16384]
- * checksum, memcpy into preallocated mapped files
+ *     append log   DIR [--seconds 10] [--size 16384]
+ *         batches of 16 KiB, acks=1, one partition: checksum looked at, log_append; a step of the loop for 16
+ *     append floor DIR [--seconds 10] [--size 16384]
+ *         checksum, memcpy into preallocated mapped files
  *
  * Both go through fresh space, 256 MiB a file, and keep the last 8 GiB. Prints one line; max_ms and p999_ms
  * are of one append with its share of the loop, so a stall at a roll or a checkpoint shows there. DIR must be
