@@ -91,7 +91,7 @@ static void collect_end(struct txn *t, struct flight *f, struct live *x) {
         return;
     }
     f->words++;
-    if (x->stored) stored_live_gone(f, x);
+    if (x->stored && !hf_mutate(203)) stored_live_gone(f, x);
 }
 
 static void collect_dirty(struct txn *t, struct flight *f) {
@@ -115,7 +115,7 @@ static void collect_decided(struct txn *t, struct flight *f) {
     if (f->forgotten > CHUNKS_FORGOTTEN_MAX) f->forgotten = CHUNKS_FORGOTTEN_MAX;
     for (size_t i = 0; i < f->forgotten; i++) stored_chunk_gone(f, txn_decided_chunk(&t->decided, i)->number);
     if (f->words == 0) return;
-    for (size_t i = f->decided_before; i < t->decided.count; i++)
+    for (size_t i = f->decided_before; i < t->decided.count && !hf_mutate(202); i++)
         if (i >= f->forgotten) stored_chunk(f, txn_decided_chunk(&t->decided, i));
 }
 
@@ -123,7 +123,7 @@ static void collect_decided(struct txn *t, struct flight *f) {
 static void collect_low_waters(struct txn *t, struct flight *f) {
     for (int32_t p = 0; p < t->input_count; p++) {
         const struct input *in = &t->inputs[p];
-        int64_t low = in->first ? in->first->offset : in->next;
+        int64_t low = in->first && !hf_mutate(204) ? in->first->offset : in->next;
         if (low <= in->released) continue;
         struct engine_low_water *w = flight_low(f);
         if (w) *w = (struct engine_low_water){HF_STR(HF_TOPIC_TXN), p, low};
@@ -146,7 +146,7 @@ static void build(struct txn *t, struct flight *f) {
     collect_low_waters(t, f);
     for (uint64_t n = t->exception_stored; n < t->exception_next; n++)
         stored_exception(f, t->exceptions[n % TXN_EXCEPTIONS_MAX]);
-    stored_applied(t, f);
+    if (!hf_mutate(201)) stored_applied(t, f);
 }
 
 /* ---- refused at once ---- */

@@ -11,6 +11,7 @@
 #include "base/control.h"
 #include "base/names.h"
 #include "decided.h"
+#include "env/env.h" /* hf_mutate only */
 #include "timewheel/wheel/wheel.h"
 #include "txn.h"
 

@@ -93,7 +93,8 @@ struct op *model_act(struct model *m, int64_t wall_ms) {
         o->delay = model_delay(m);
     else
         o->due = wall_ms + model_delay(m) - (model_chance(m, 10) ? 1000 : 0);
-    if (model_chance(m, 30) && o->due >= 0) o->due += 500 - o->due % 500; /* many at once */
+    if (model_chance(m, 30) && o->due >= 0) o->due += 500 - o->due % 500; /* many at once, or very many */
+    if (model_chance(m, 30) && o->due >= 0) o->due = wall_ms + 20000 - wall_ms % 20000;
     if (o->kind == MOVE) {
         struct op *last = last_of(m, o);
         o->expect = last ? last->seq + (model_chance(m, 20) ? 1 : 0) : 7;

@@ -2,15 +2,18 @@
  * loses power.
  *
  *     sim_schedule [--seeds N] [--seed S] [--verbose]
+ *     sim_schedule --mutations [--seeds N]      breaks each ordering rule in turn (docs/timewheel.md)
+ *     sim_schedule --mutation M [--seeds N]     breaks that one
  *
  * A seed decides everything: operations, times, crashes (also in the middle of a start, and one after
- * another). What the schedule's model says must be in each destination is compared with what is there, now
- * and then and at the end: each message once, in order, never early; what was answered as durable is there;
- * what was once seen stays. */
+ * another), syncs that fail, times without space. What the schedule's model says must be in each destination
+ * is compared with what is there, now and then and at the end: each message once, in order, never early; what
+ * was answered as durable is there; what was once seen stays. */
 #include "schedule_model.h"
 
 #include "base/names.h"
 #include "env/sim.h"
+#include "mutations.h"
 #include "store/engine/batch.h"
 #include "store/log/log.h"
 
@@ -18,7 +21,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LIVES_MAX = 60, CRASHES = 6, BATCH_MAX = 8192 };
+enum { LIVES_MAX = 60, CRASHES = 6, BATCH_MAX = 8192, FIRST_MUTATION = 101, LATE_TOPIC = TOPICS - 1 };
+/* The last topic is made when the first message falls due there: moves wait for it. */
+static const int64_t REMEMBERED_MS = INT64_C(6) * 86400000; /* well within id_memory_ms */
 
 struct append {
     struct run *run;
@@ -36,9 +41,12 @@ struct run {
     struct append appends[OPS_MAX];
     int64_t answered[OPS_MAX]; /* offset + 1 */
     int64_t seen;
+    bool late_seen; /* something arrived in the last topic: it is there for ever */
     struct log_options log_options;
     struct schedule_options options;
-    unsigned lives, crashes, power_losses, recoveries;
+    unsigned lives, crashes, power_losses, recoveries, failures;
+    bool full;                    /* no space, until somebody makes some */
+    bool struck;                  /* a fault did, in this life */
     bool clock_moves;             /* in this seed */
     int64_t step_ms, ahead_ms;    /* by which the wall clock was set, now and at most */
     int64_t leap_ms;              /* beside that: nobody believes it */
@@ -47,7 +55,7 @@ struct run {
 };
 
 struct totals {
-    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries, steps, leaps, slews;
+    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries, failures, steps, leaps, slews;
 };
 
 static bool verbose;
@@ -65,10 +73,11 @@ static uint64_t below(struct run *r, uint64_t n) {
     return model_random(&r->model.random) % n;
 }
 
-/* After a crash every call may fail; before one none may. */
+/* After a crash every call may fail, and after a fault; before one none may. */
 static bool fails(struct run *r, enum hf_err e, const char *what) {
     if (!e) return false;
-    if (!hf_sim_dead(r->sim)) broken(r, "%s: %s", what, hf_err_name(e));
+    r->struck = r->struck || hf_sim_failed(r->sim);
+    if (!hf_sim_dead(r->sim) && !r->struck) broken(r, "%s: %s", what, hf_err_name(e));
     return true;
 }
 
@@ -123,7 +132,7 @@ static bool create(struct run *r, const char *name, int32_t partitions, bool int
     enum hf_err e = log_topic_create(r->log, hf_str_of(name), &config, on_created, &done);
     if (e == HF_EEXIST) return true;
     if (fails(r, e, "create")) return false;
-    while (!done && !hf_sim_dead(r->sim)) turn(r);
+    while (!done && !hf_sim_dead(r->sim) && !log_failed(r->log)) turn(r);
     return done > 0;
 }
 
@@ -133,7 +142,7 @@ static bool start(struct run *r) {
         return false;
     }
     bool ok = create(r, HF_TOPIC_DELAY, 1, true) && create(r, HF_TOPIC_REJECTED, 1, true);
-    for (int t = 0; ok && t < TOPICS; t++) ok = create(r, model_topics[t], model_partitions[t], false);
+    for (int t = 0; ok && t < LATE_TOPIC; t++) ok = create(r, model_topics[t], model_partitions[t], false);
     if (!ok) return false;
     struct engine *e = log_engine(r->log);
     r->options.boot_id = env_boot_id(r->env);
@@ -154,6 +163,7 @@ static void end_life(struct run *r) {
     r->looking = NULL;
     r->schedule = NULL;
     r->log = NULL;
+    r->struck = r->full = false;
     memset(r->appends, 0, sizeof r->appends);
     if (r->leap_ms) set_wall(r, r->step_ms, 0); /* a start believes the clock as it is */
     hf_sim_restart(r->sim);
@@ -181,7 +191,7 @@ static void act(struct run *r) {
     struct append *a = &r->appends[o - r->model.ops];
     *a = (struct append){r, o, true};
     if (!e) e = log_append(r->log, p, b.buf.p, bytes.n, LOG_ACK_DURABLE, appended, a);
-    if (e && !hf_sim_dead(r->sim) && e != HF_EAGAIN) broken(r, "append: %s", hf_err_name(e));
+    if (e != HF_EAGAIN) (void)fails(r, e, "append");
     batch_builder_fini(&b);
 }
 
@@ -219,10 +229,10 @@ static size_t check_partition(struct run *r, int topic, int32_t partition) {
     struct engine_cursor *c;
     struct engine_record record;
     struct engine *engine = log_engine(r->log);
-    if (fails(r, engine_cursor_open(engine, hf_str_of(model_topics[topic]), partition, &c), "cursor"))
-        return 0;
+    enum hf_err e = engine_cursor_open(engine, hf_str_of(model_topics[topic]), partition, &c);
+    if (e == HF_ENOTFOUND && topic == LATE_TOPIC && !r->late_seen) return n;
+    if (fails(r, e, "cursor")) return 0;
     engine_cursor_seek(c, 0);
-    enum hf_err e;
     for (; !r->broken[0] && !(e = engine_cursor_next(c, &record)); at++) {
         struct op *o = model_op_of(&r->model, record.value);
         if (at >= n || o != expected[at])
@@ -232,6 +242,7 @@ static size_t check_partition(struct run *r, int topic, int32_t partition) {
         if (wrong) broken(r, "%s/%d: record %zu: %s", model_topics[topic], partition, at, wrong);
     }
     engine_cursor_close(c);
+    if (topic == LATE_TOPIC && at > 0) r->late_seen = true;
     return n - at;
 }
 
@@ -247,17 +258,43 @@ static size_t check(struct run *r) {
     return missing;
 }
 
+/* In the end: what was answered is there, and what became of each operation can be asked for. */
+static void check_answers(struct run *r) {
+    int64_t since = env_wall_ms(r->env) - REMEMBERED_MS;
+    for (size_t i = 0; i < r->model.op_count && !r->broken[0]; i++) {
+        const struct op *o = &r->model.ops[i];
+        enum schedule_outcome outcome;
+        if (r->answered[i] && !o->accepted) broken(r, "operation %zu was answered and is not there", i);
+        if (!o->accepted || o->at_ms < since) continue;
+        enum hf_err e = schedule_outcome_of(r->schedule, 0, o->offset, &outcome);
+        if (e == HF_ENOTFOUND && o->outcome == SCHEDULE_SCHEDULED) continue; /* needs no entry */
+        if (e || outcome != o->outcome)
+            broken(r, "operation %zu: outcome %s \"%s\", not \"%s\"", i, hf_err_name(e),
+                   e ? "" : schedule_outcome_text(outcome), schedule_outcome_text(o->outcome));
+    }
+}
+
 /* ---- one seed ---- */
+
+/* The log has failed, which only a fault may bring about: the process ends, now and then with the power. */
+static bool ended(struct run *r) {
+    r->struck = r->struck || hf_sim_failed(r->sim);
+    if (!log_failed(r->log)) return false;
+    if (!r->struck) broken(r, "the log failed: %s", hf_err_name(log_failed(r->log)));
+    r->failures++;
+    hf_sim_crash(r->sim, below(r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH);
+    return true;
+}
 
 static void step(struct run *r) {
     turn(r);
-    if (hf_sim_dead(r->sim)) return;
+    if (hf_sim_dead(r->sim) || ended(r)) return;
     look(r);
     (void)schedule_step(r->schedule, env_wall_ms(r->env), env_mono_us(r->env) / 1000);
     if (hf_sim_dead(r->sim)) return;
+    if (ended(r)) return;
     if (schedule_failed(r->schedule))
         broken(r, "the schedule failed: %s", hf_err_name(schedule_failed(r->schedule)));
-    if (log_failed(r->log)) broken(r, "the log failed");
     schedule_check(r->schedule);
 }
 
@@ -265,10 +302,23 @@ static void arm(struct run *r) {
     static const uint64_t within[] = {100, 1000, 3000, 8000};
     enum hf_sim_crash kind = below(r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH;
     hf_sim_crash_at(r->sim, 1 + below(r, within[below(r, 4)]), kind);
+    if (below(r, 5) == 0) {
+        hf_sim_fail_sync_at(r->sim, 1 + below(r, 60), NULL);
+    } else if (below(r, 5) == 0) {
+        hf_sim_fail_from(r->sim, 1 + below(r, 400), HF_ENOSPC);
+        r->full = true;
+    }
+}
+
+static void make_space(struct run *r) {
+    r->struck = r->struck || hf_sim_failed(r->sim);
+    hf_sim_fail_at(r->sim, 0, HF_OK);
+    r->full = false;
 }
 
 static void live(struct run *r) {
     for (int i = 0; i < 600 && !hf_sim_dead(r->sim) && !r->broken[0]; i++) {
+        if (r->full && below(r, 60) == 0) make_space(r);
         if (below(r, 100) < 50) act(r);
         if (below(r, 30) == 0) hf_sim_advance(r->sim, model_delay(&r->model) * 1000);
         move_clock(r);
@@ -295,13 +345,15 @@ static void drain(struct run *r) {
         if (stats.pending == 0 && schedule_idle(r->schedule)) missing = check(r);
     }
     if (missing) broken(r, "%zu messages never arrived", missing);
+    if (!r->broken[0]) check_answers(r);
     for (int i = 0; i < 50 && !r->broken[0]; i++) step(r);
     (void)check(r); /* nothing twice */
 }
 
 static void draw(struct run *r) {
     static const uint64_t segments[] = {4096, 16384, 65536};
-    r->log_options = (struct log_options){.default_partitions = 1,
+    r->log_options = (struct log_options){.default_partitions = model_partitions[LATE_TOPIC],
+                                          .auto_create = true,
                                           .segment_bytes = segments[below(r, 3)],
                                           .message_max = BATCH_MAX,
                                           .journal_file_bytes = 64 << 10,
@@ -321,7 +373,7 @@ static void draw(struct run *r) {
     r->clock_moves = r->model.absolute = below(r, 3) == 0;
 }
 
-static bool run_seed(uint64_t seed, struct totals *t) {
+static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
     static struct run r;
     memset(&r, 0, sizeof r);
     r.model.random = seed;
@@ -349,9 +401,9 @@ static bool run_seed(uint64_t seed, struct totals *t) {
     t->steps += r.steps;
     t->leaps += r.leaps;
     t->slews += r.slews;
+    t->failures += r.failures;
     if (r.broken[0]) {
-        fprintf(stderr, "BROKEN: %s\n  sim_schedule --seed %llu --seeds 1\n", r.broken,
-                (unsigned long long)seed);
+        snprintf(why, size, "%s", r.broken);
         return false;
     }
     hf_sim_crash(r.sim, HF_SIM_PROCESS_DEATH);
@@ -360,22 +412,44 @@ static bool run_seed(uint64_t seed, struct totals *t) {
     return true;
 }
 
+static struct totals totals;
+
+static bool run_told(uint64_t seed) {
+    char why[sizeof((struct run *)NULL)->broken];
+    if (run_seed(seed, &totals, why, sizeof why)) return true;
+    printf("seed %llu: %s\n", (unsigned long long)seed, why);
+    return false;
+}
+
+static bool run_mutated(uint64_t seed, char *why, size_t size) {
+    return run_seed(seed, &totals, why, size);
+}
+
 int main(int argc, char **argv) {
     uint64_t first = 1, seeds = 100;
+    bool mutations = false;
+    int only = 0;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--verbose")) verbose = true;
+        if (!strcmp(argv[i], "--mutations")) mutations = true;
+        if (!strcmp(argv[i], "--mutation") && i + 1 < argc) only = atoi(argv[++i]), mutations = true;
         if (!strcmp(argv[i], "--seeds") && i + 1 < argc) seeds = strtoull(argv[++i], NULL, 10);
         if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
     }
-    struct totals t = {0};
+    if (mutations)
+        return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
+                                seeds, run_mutated) > 0;
     for (uint64_t seed = first; seed < first + seeds; seed++)
-        if (!run_seed(seed, &t)) return 1;
-    printf("%llu seeds: %llu operations, %llu messages delivered, %llu crashes (%llu power losses, %llu "
-           "while starting), wall clock: %llu steps, %llu leaps, %llu times slewed\n",
-           (unsigned long long)t.seeds, (unsigned long long)t.operations, (unsigned long long)t.delivered,
-           (unsigned long long)t.crashes, (unsigned long long)t.power_losses,
-           (unsigned long long)t.recoveries, (unsigned long long)t.steps, (unsigned long long)t.leaps,
-           (unsigned long long)t.slews);
-    bool all = t.delivered && t.power_losses && t.recoveries && t.steps && t.leaps && t.slews;
+        if (!run_told(seed)) return 1;
+    const struct totals *t = &totals;
+#define N(x) (unsigned long long)t->x
+    printf(
+        "%llu seeds: %llu operations, %llu messages delivered, %llu crashes (%llu power losses, %llu while "
+        "starting), %llu failed logs, wall clock: %llu steps, %llu leaps, %llu times slewed\n",
+        N(seeds), N(operations), N(delivered), N(crashes), N(power_losses), N(recoveries), N(failures),
+        N(steps), N(leaps), N(slews));
+#undef N
+    bool all =
+        t->delivered && t->power_losses && t->recoveries && t->failures && t->steps && t->leaps && t->slews;
     return all || seeds < 10 ? 0 : 1;
 }

@@ -2,19 +2,25 @@
  * coordinator → destinations, with process death and loss of power at any operation, in recovery too.
  *
  *     sim_txn [--seeds N] [--seed S]
+ *     sim_txn --mutations [--seeds N]   breaks each ordering rule in turn (docs/transactions.md)
+ *     sim_txn --mutation M [--seeds N]  breaks that one
  *
- * Producers know what every client knows: what they sent, and what was acknowledged. After a crash they send
- * again what was not, with the same hf-message-id. Some contradict themselves, and some vanish before they
- * decide: then the checker, a member of the group, reads the check and answers, and commits its offset.
- * Promises:
+ * Topics have one to three partitions; a producer's records go to any. Producers know what every client
+ * knows: what they sent, and what was acknowledged. After a crash they send again what was not, with the same
+ * hf-message-id, or give up if they set none; some send a half again when all is over, as a network does that
+ * delivers twice. Some contradict themselves, and some vanish before they decide: then the checker, a member
+ * of the group, reads the check and answers, and commits its offset. In some lives a sync fails, or the disk
+ * is full for a while. Promises:
  *
  *   S1  a transaction's messages are all visible or none, at every start
  *   S2  no message is visible twice, and none of a transaction that nobody committed
  *   S3  what was visible stays visible
+ *   S5  a check's attempt is on its topic once, and attempts ascend
  *   S4  in the end every transaction is decided as its producer or checker said, and all its messages are
  *       visible if it was committed, none if not */
 #include "base/names.h"
 #include "env/sim.h"
+#include "mutations.h"
 #include "store/engine/batch.h"
 #include "store/log/log.h"
 #include "txn/txn.h"
@@ -24,7 +30,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TXNS = 24, HALVES = 3, STEPS_MAX = 200000, BATCH_MAX = 4096, CHECK_MS = 200 };
+enum { TXNS = 24, HALVES = 3, PARTITIONS_MAX = 3, STEPS_MAX = 200000, BATCH_MAX = 4096, CHECK_MS = 200 };
+enum { FIRST_MUTATION = 201 };
 
 static const char *const topics[] = {"orders", "stock", "mail"};
 
@@ -35,6 +42,8 @@ struct producer {
     bool commits;     /* what its local transaction says */
     bool vanishes;    /* before its decision */
     bool contradicts; /* says the opposite afterwards */
+    bool repeats;     /* a half arrives again after the decision */
+    bool nameless;    /* no hf-message-id: it dares not send a half again, and gives up */
     enum what half[HALVES], decision, opposite;
     bool said;    /* its decision left it, whatever the answer */
     bool visible; /* was seen at some start */
@@ -49,15 +58,17 @@ struct sim_run {
     int64_t next_ms;
     struct producer producers[TXNS];
     struct batch_builder builder;
-    int crashes, powers, checks_answered;
+    int crashes, powers, checks_answered, failures;
+    int32_t partitions;
     bool offset_busy;
+    bool struck, full; /* in this life: a fault was met; the disk has no space */
+    char broken[200];
 };
 
 #define CHECK(condition)                                                                                     \
     do {                                                                                                     \
-        if (condition) break;                                                                                \
-        printf("seed %llu: line %d: %s\n", (unsigned long long)r->seed, __LINE__, #condition);               \
-        exit(1);                                                                                             \
+        if ((condition) || r->broken[0]) break;                                                              \
+        snprintf(r->broken, sizeof r->broken, "line %d: %s", __LINE__, #condition);                          \
     } while (0)
 
 static uint64_t below(struct sim_run *r, uint64_t n) {
@@ -68,7 +79,7 @@ static uint64_t below(struct sim_run *r, uint64_t n) {
 
 static void on_appended(void *arg, const struct log_appended *a) {
     enum what *what = arg;
-    if (*what == SENT) *what = a->e ? NOT_SENT : ACKED;
+    if (*what == SENT && !a->e) *what = ACKED; /* else the log has failed: the next life tells */
 }
 
 static void append(struct sim_run *r, int id, const struct hf_header *headers, size_t n, const char *value,
@@ -76,7 +87,8 @@ static void append(struct sim_run *r, int id, const struct hf_header *headers, s
     char key[16];
     hf_str batch;
     snprintf(key, sizeof key, "%d", id);
-    struct log_partition *p = log_partition(r->log, HF_STR(HF_TOPIC_TXN), 0);
+    int32_t partition = (int32_t)below(r, (uint64_t)r->partitions);
+    struct log_partition *p = log_partition(r->log, HF_STR(HF_TOPIC_TXN), partition);
     if (!p) return;
     batch_builder_begin(&r->builder, 1);
     enum hf_err e = batch_builder_add(&r->builder, hf_str_of(key), hf_str_of(value), headers, n);
@@ -96,7 +108,7 @@ static void send_half(struct sim_run *r, int id, int half) {
         {HF_STR(HF_HDR_TOPIC), hf_str_of(topics[(id + half) % 3])},
         {HF_STR(HF_HDR_MESSAGE_ID), hf_str_of(value)},
     };
-    append(r, id, headers, 4, value, &r->producers[id].half[half]);
+    append(r, id, headers, r->producers[id].nameless ? 3 : 4, value, &r->producers[id].half[half]);
 }
 
 static void send_decision(struct sim_run *r, int id, bool commit, enum what *what) {
@@ -127,6 +139,11 @@ static void produce(struct sim_run *r) {
         send_decision(r, id, p->commits, &p->decision);
     else if (p->decision == ACKED && p->contradicts && p->opposite == NOT_SENT)
         send_decision(r, id, !p->commits, &p->opposite);
+    else if (p->decision == ACKED && p->repeats && !p->nameless && below(r, 4) == 0)
+        send_half(r, id, 0);
+    else
+        return;
+    if (p->repeats && p->half[0] == SENT && p->decision == ACKED) p->repeats = false;
 }
 
 /* ---- the checker ---- */
@@ -137,12 +154,12 @@ static void on_offset(void *arg, enum hf_err e) {
     r->offset_busy = false;
 }
 
-static void commit_offset(struct sim_run *r, int64_t offset) {
+static void commit_offset(struct sim_run *r, int32_t partition, int64_t offset) {
     struct hf_buf key;
     uint8_t value[8];
     hf_put_be64(value, (uint64_t)offset);
     hf_buf_init(&key, 1024);
-    engine_offset_key(&key, HF_STR("g"), HF_STR(HF_TOPIC_CHECK "g"), 0);
+    engine_offset_key(&key, HF_STR("g"), HF_STR(HF_TOPIC_CHECK "g"), partition);
     struct engine_put put = {hf_buf_view(&key), hf_str_make(value, 8)};
     struct engine_commit c = {.now_ms = env_wall_ms(hf_sim_env(r->sim)), .puts = &put, .put_count = 1};
     r->offset_busy = engine_commit(r->engine, &c, on_offset, r) == HF_OK;
@@ -153,18 +170,20 @@ static void commit_offset(struct sim_run *r, int64_t offset) {
 static void check(struct sim_run *r) {
     struct engine_cursor *c;
     struct engine_record record;
+    int32_t partition = (int32_t)below(r, (uint64_t)r->partitions);
     if (r->offset_busy) return;
-    int64_t at = engine_committed(r->engine, HF_STR("g"), HF_STR(HF_TOPIC_CHECK "g"), 0);
-    if (engine_cursor_open(r->engine, HF_STR(HF_TOPIC_CHECK "g"), 0, &c)) return;
+    int64_t at = engine_committed(r->engine, HF_STR("g"), HF_STR(HF_TOPIC_CHECK "g"), partition);
+    if (engine_cursor_open(r->engine, HF_STR(HF_TOPIC_CHECK "g"), partition, &c)) return;
     engine_cursor_seek(c, at < 0 ? 0 : at);
     if (engine_cursor_next(c, &record) == HF_OK) {
         int64_t id;
-        CHECK(hf_str_int(record.key, &id) == HF_OK && id < TXNS);
+        CHECK(hf_str_int(record.key, &id) == HF_OK && id >= 0 && id < TXNS);
+        if (r->broken[0]) id = 0;
         struct producer *p = &r->producers[id];
         bool known = p->vanishes && prepared(p); /* else its local transaction has not run yet */
         if (known && p->decision == NOT_SENT) send_decision(r, (int)id, p->commits, &p->decision);
         if (!known || p->decision == ACKED) {
-            commit_offset(r, record.offset + 1);
+            commit_offset(r, partition, record.offset + 1);
             r->checks_answered++;
         }
     }
@@ -173,28 +192,54 @@ static void check(struct sim_run *r) {
 
 /* ---- what is visible ---- */
 
-static void count_topic(struct sim_run *r, const char *topic, int seen[TXNS][HALVES]) {
-    int32_t partitions;
-    if (engine_topic(r->engine, hf_str_of(topic), false, &partitions)) return;
+static void count_partition(struct sim_run *r, const char *topic, int32_t partition, int seen[TXNS][HALVES]) {
     struct engine_cursor *c;
-    enum hf_err e = engine_cursor_open(r->engine, hf_str_of(topic), 0, &c);
+    enum hf_err e = engine_cursor_open(r->engine, hf_str_of(topic), partition, &c);
     CHECK(e == HF_OK);
+    if (e) return;
     engine_cursor_seek(c, 0);
     struct engine_record record;
     while ((e = engine_cursor_next(c, &record)) == HF_OK) {
         int id, half;
         char value[32];
         snprintf(value, sizeof value, "%.*s", (int)record.value.n, record.value.p);
-        CHECK(sscanf(value, "%d/%d", &id, &half) == 2 && id < TXNS && half < HALVES);
-        seen[id][half]++;
+        bool known = sscanf(value, "%d/%d", &id, &half) == 2 && id >= 0 && id < TXNS && half < HALVES;
+        CHECK(known);
+        if (known) seen[id][half]++;
     }
     CHECK(e == HF_EEND || hf_sim_dead(r->sim));
+    engine_cursor_close(c);
+}
+
+static void count_topic(struct sim_run *r, const char *topic, int seen[TXNS][HALVES]) {
+    int32_t partitions;
+    if (engine_topic(r->engine, hf_str_of(topic), false, &partitions)) return;
+    for (int32_t p = 0; p < partitions; p++) count_partition(r, topic, p, seen);
+}
+
+/* S5: those that are there; the read ones are released. */
+static void look_at_attempts(struct sim_run *r, int32_t partition) {
+    struct engine_cursor *c;
+    struct engine_record record;
+    int64_t last[TXNS] = {0};
+    if (engine_cursor_open(r->engine, HF_STR(HF_TOPIC_CHECK "g"), partition, &c)) return;
+    engine_cursor_seek(c, 0);
+    while (engine_cursor_next(c, &record) == HF_OK) {
+        int64_t id = -1, attempt = -1;
+        bool ok = hf_str_int(record.key, &id) == HF_OK && id >= 0 && id < TXNS;
+        for (size_t i = 0; i < record.header_count; i++)
+            if (hf_str_is(record.headers[i].key, HF_HDR_ATTEMPT))
+                ok = ok && hf_str_int(record.headers[i].value, &attempt) == HF_OK;
+        CHECK(ok && attempt > last[id < 0 || id >= TXNS ? 0 : id]);
+        if (ok) last[id] = attempt;
+    }
     engine_cursor_close(c);
 }
 
 static void look(struct sim_run *r, bool final) {
     int seen[TXNS][HALVES] = {{0}};
     for (int i = 0; i < 3; i++) count_topic(r, topics[i], seen);
+    for (int32_t p = 0; p < r->partitions; p++) look_at_attempts(r, p);
     if (hf_sim_dead(r->sim)) return;
     for (int id = 0; id < TXNS; id++) {
         struct producer *p = &r->producers[id];
@@ -224,12 +269,30 @@ static bool settled(struct sim_run *r) {
     return s.live == 0 && !txn_busy(r->t);
 }
 
+static bool met_fault(struct sim_run *r) {
+    r->struck = r->struck || hf_sim_failed(r->sim);
+    return r->struck;
+}
+
 static void on_created(void *arg, enum hf_err e) {
-    (void)arg, (void)e;
+    *(int *)arg = e ? -1 : 1;
+}
+
+static enum hf_err create(struct sim_run *r, const char *name, const struct log_topic_config *config) {
+    int done = 0;
+    enum hf_err e = log_topic_create(r->log, hf_str_of(name), config, on_created, &done);
+    if (e == HF_EEXIST) return HF_OK;
+    CHECK(e == HF_OK || hf_sim_dead(r->sim) || met_fault(r));
+    while (!e && !done && !hf_sim_dead(r->sim) && !log_failed(r->log)) {
+        hf_sim_advance(r->sim, 1000);
+        (void)env_poll(hf_sim_env(r->sim));
+        (void)log_step(r->log);
+    }
+    return e ? e : done > 0 ? HF_OK : HF_ECRASHED;
 }
 
 static bool start(struct sim_run *r) {
-    struct log_options options = {.default_partitions = 1,
+    struct log_options options = {.default_partitions = r->partitions,
                                   .segment_bytes = 65536,
                                   .message_max = 8192,
                                   .journal_file_bytes = 64 << 10,
@@ -239,15 +302,16 @@ static bool start(struct sim_run *r) {
     struct hf_env *env = hf_sim_env(r->sim);
     r->log = NULL;
     enum hf_err e = log_open(env, &options, &r->log);
-    if (e) CHECK(hf_sim_dead(r->sim));
+    if (e) CHECK(hf_sim_dead(r->sim) || met_fault(r));
     if (e) return false;
     r->engine = log_engine(r->log);
-    struct log_topic_config config = {.partitions = 1, .internal = true};
-    e = log_topic_create(r->log, HF_STR(HF_TOPIC_TXN), &config, on_created, NULL);
+    struct log_topic_config config = {.partitions = r->partitions, .internal = true};
+    e = create(r, HF_TOPIC_TXN, &config);
+    if (e) return false;
     look(r, false);
     struct txn_options o = {.check_after_ms = CHECK_MS, .check_interval_ms = CHECK_MS};
     e = txn_open(r->engine, &o, env_wall_ms(env), &r->t);
-    CHECK(e == HF_OK || hf_sim_dead(r->sim));
+    CHECK(e == HF_OK || hf_sim_dead(r->sim) || met_fault(r));
     r->next_ms = 0;
     r->offset_busy = false;
     return e == HF_OK;
@@ -258,13 +322,34 @@ static void crash_over(struct sim_run *r) {
     if (r->log) log_abandon(r->log);
     r->t = NULL;
     r->log = NULL;
+    r->struck = r->full = false;
     for (int id = 0; id < TXNS; id++) { /* no answer: said again */
         struct producer *p = &r->producers[id];
-        for (int h = 0; h < HALVES; h++)
-            if (p->half[h] == SENT) p->half[h] = NOT_SENT;
+        for (int h = 0; h < HALVES; h++) {
+            if (p->half[h] != SENT) continue;
+            p->half[h] = p->nameless ? ACKED : NOT_SENT;
+            if (p->nameless) p->commits = p->contradicts = p->vanishes = false;
+        }
         if (p->opposite == SENT) p->opposite = NOT_SENT;
     }
     hf_sim_restart(r->sim);
+}
+
+static void arm(struct sim_run *r) {
+    enum hf_sim_crash kind = (enum hf_sim_crash)below(r, HF_SIM_CRASH_KINDS);
+    hf_sim_crash_at(r->sim, 1 + below(r, UINT64_C(60) << below(r, 5)), kind);
+    if (below(r, 5) == 0) {
+        hf_sim_fail_sync_at(r->sim, 1 + below(r, 60), NULL);
+    } else if (below(r, 5) == 0) {
+        hf_sim_fail_from(r->sim, 1 + below(r, 300), HF_ENOSPC);
+        r->full = true;
+    }
+}
+
+static void make_space(struct sim_run *r) {
+    (void)met_fault(r);
+    hf_sim_fail_at(r->sim, 0, HF_OK);
+    r->full = false;
 }
 
 static void step(struct sim_run *r) {
@@ -275,7 +360,14 @@ static void step(struct sim_run *r) {
     int64_t now_ms = env_wall_ms(env);
     if (now_ms >= r->next_ms || txn_wants(r->t)) r->next_ms = txn_step(r->t, now_ms);
     if (hf_sim_dead(r->sim)) return;
-    CHECK(txn_failed(r->t) == HF_OK && log_failed(r->log) == HF_OK);
+    if (log_failed(r->log)) { /* the process ends, now and then with the power */
+        CHECK(met_fault(r));
+        r->failures++;
+        hf_sim_crash(r->sim, (enum hf_sim_crash)below(r, HF_SIM_CRASH_KINDS));
+        return;
+    }
+    CHECK(txn_failed(r->t) == HF_OK);
+    if (r->full && below(r, 200) == 0) make_space(r);
     if (below(r, 8) == 0) txn_check(r->t);
     if (below(r, 2)) produce(r);
     if (!hf_sim_dead(r->sim) && below(r, 10) == 0) check(r);
@@ -289,63 +381,94 @@ static void decisions_again(struct sim_run *r) {
             send_decision(r, id, r->producers[id].commits, &r->producers[id].decision);
 }
 
-static void run_seed(uint64_t seed, struct hf_sim_hits *hits, int totals[3]) {
-    static struct sim_run storage;
-    struct sim_run *r = &storage;
-    memset(r, 0, sizeof *r);
-    r->seed = seed;
-    enum hf_err e = hf_sim_open(seed, &(struct hf_sim_options){.hits = hits}, &r->sim);
-    assert(e == HF_OK);
-    batch_builder_init(&r->builder, BATCH_MAX);
-    for (int id = 0; id < TXNS; id++)
-        r->producers[id] = (struct producer){.halves = 1 + (int)below(r, HALVES),
-                                             .commits = below(r, 3) > 0,
-                                             .vanishes = below(r, 4) == 0,
-                                             .contradicts = below(r, 4) == 0};
-    bool done = false;
-    for (int life = 0; !done; life++) {
-        bool calm = life >= 12;
-        enum hf_sim_crash kind = (enum hf_sim_crash)below(r, HF_SIM_CRASH_KINDS);
-        hf_sim_crash_at(r->sim, calm ? 0 : 1 + below(r, UINT64_C(60) << below(r, 5)), kind);
+/* Lives that end in crashes, then a calm one; whether everything is settled in the end. */
+static bool live(struct sim_run *r) {
+    for (int life = 0; !r->broken[0]; life++) {
+        bool calm = life >= 12, done = false;
+        if (calm)
+            hf_sim_crash_at(r->sim, 0, HF_SIM_PROCESS_DEATH);
+        else
+            arm(r);
         if (start(r)) {
             decisions_again(r);
-            for (int i = 0; i < STEPS_MAX && !done && !hf_sim_dead(r->sim); i++) {
+            for (int i = 0; i < STEPS_MAX && !done && !hf_sim_dead(r->sim) && !r->broken[0]; i++) {
                 step(r);
                 done = !hf_sim_dead(r->sim) && settled(r);
             }
             CHECK(done || hf_sim_dead(r->sim));
         }
-        if (done) break;
+        if (done) return true;
+        CHECK(!calm);
+        if (!hf_sim_dead(r->sim)) hf_sim_crash(r->sim, HF_SIM_PROCESS_DEATH); /* a fault while it started */
         r->crashes++;
-        r->powers += kind == HF_SIM_POWER_LOSS;
+        r->powers += hf_sim_crash_kind(r->sim) == HF_SIM_POWER_LOSS;
         crash_over(r);
     }
-    hf_sim_crash_at(r->sim, 0, HF_SIM_PROCESS_DEATH);
-    look(r, true);
-    hf_sim_crash(r->sim, HF_SIM_POWER_LOSS);
+    return false;
+}
+
+static struct totals { int crashes, powers, checks_answered, failures; } totals;
+
+static bool run_seed(uint64_t seed, char *why, size_t size) {
+    static struct hf_sim_hits hits;
+    static struct sim_run storage;
+    struct sim_run *r = &storage;
+    memset(r, 0, sizeof *r);
+    r->seed = seed;
+    enum hf_err e = hf_sim_open(seed, &(struct hf_sim_options){.hits = &hits}, &r->sim);
+    assert(e == HF_OK);
+    batch_builder_init(&r->builder, BATCH_MAX);
+    r->partitions = 1 + (int32_t)below(r, PARTITIONS_MAX);
+    for (int id = 0; id < TXNS; id++)
+        r->producers[id] = (struct producer){.halves = 1 + (int)below(r, HALVES),
+                                             .commits = below(r, 3) > 0,
+                                             .vanishes = below(r, 4) == 0,
+                                             .contradicts = below(r, 4) == 0,
+                                             .repeats = below(r, 4) == 0,
+                                             .nameless = below(r, 4) == 0};
+    if (live(r)) {
+        hf_sim_crash_at(r->sim, 0, HF_SIM_PROCESS_DEATH);
+        hf_sim_fail_at(r->sim, 0, HF_OK);
+        look(r, true);
+        hf_sim_crash(r->sim, HF_SIM_POWER_LOSS);
+        crash_over(r);
+        bool open = start(r); /* and all of it again after loss of power */
+        CHECK(open);
+        if (open) look(r, true);
+    }
+    if (!hf_sim_dead(r->sim)) hf_sim_crash(r->sim, HF_SIM_PROCESS_DEATH);
     crash_over(r);
-    CHECK(start(r)); /* and all of it again after loss of power */
-    look(r, true);
-    hf_sim_crash(r->sim, HF_SIM_PROCESS_DEATH);
-    txn_close(r->t);
-    log_abandon(r->log);
     batch_builder_fini(&r->builder);
     hf_sim_close(r->sim);
-    totals[0] += r->crashes;
-    totals[1] += r->powers;
-    totals[2] += r->checks_answered;
+    totals.crashes += r->crashes;
+    totals.powers += r->powers;
+    totals.checks_answered += r->checks_answered;
+    totals.failures += r->failures;
+    if (r->broken[0]) snprintf(why, size, "%s", r->broken);
+    return !r->broken[0];
 }
 
 int main(int argc, char **argv) {
     uint64_t seeds = 400, first = 1;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--seeds") == 0) seeds = strtoull(argv[i + 1], NULL, 10);
-        if (strcmp(argv[i], "--seed") == 0) first = strtoull(argv[i + 1], NULL, 10), seeds = 1;
+    bool mutations = false;
+    int only = 0;
+    for (int i = 1; i < argc; i++) {
+        bool more = i + 1 < argc;
+        if (strcmp(argv[i], "--mutations") == 0) mutations = true;
+        if (strcmp(argv[i], "--mutation") == 0 && more) only = atoi(argv[++i]), mutations = true;
+        if (strcmp(argv[i], "--seeds") == 0 && more) seeds = strtoull(argv[++i], NULL, 10);
+        if (strcmp(argv[i], "--seed") == 0 && more) first = strtoull(argv[++i], NULL, 10), seeds = 1;
     }
-    static struct hf_sim_hits hits;
-    int totals[3] = {0};
-    for (uint64_t seed = first; seed < first + seeds; seed++) run_seed(seed, &hits, totals);
-    printf("%llu seeds: %d crashes, %d of power, %d checks answered\n", (unsigned long long)seeds, totals[0],
-           totals[1], totals[2]);
-    return seeds >= 10 && (!totals[0] || !totals[1] || !totals[2]);
+    if (mutations)
+        return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
+                                seeds, run_seed) > 0;
+    char why[sizeof((struct sim_run *)NULL)->broken];
+    for (uint64_t seed = first; seed < first + seeds; seed++) {
+        if (run_seed(seed, why, sizeof why)) continue;
+        printf("seed %llu: %s\n", (unsigned long long)seed, why);
+        return 1;
+    }
+    printf("%llu seeds: %d crashes, %d of power, %d failed logs, %d checks answered\n",
+           (unsigned long long)seeds, totals.crashes, totals.powers, totals.failures, totals.checks_answered);
+    return seeds >= 100 && (!totals.crashes || !totals.powers || !totals.failures || !totals.checks_answered);
 }

@@ -42,7 +42,7 @@ struct op {
 static enum hf_err take_in(struct schedule *s, const struct op *op, hf_str topic,
                            const struct hf_header *headers, size_t header_count, struct item **out) {
     *out = NULL;
-    if (!place_before(s->mark, op->place)) return HF_OK; /* fired before the restart */
+    if (!place_before(s->mark, op->place) && !hf_mutate(110)) return HF_OK; /* fired before the restart */
     struct message m = {.place = op->place,
                         .flags = op->flags,
                         .asked_ms = op->asked_ms,

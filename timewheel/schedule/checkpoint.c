@@ -107,7 +107,7 @@ static enum hf_err write_message_or_tombstone(struct schedule *s) {
         entry_encode_tombstone(&s->scratch, tomb);
         body = hf_buf_view(&s->scratch);
     }
-    if (place_before(s->started, at)) {
+    if (place_before(hf_mutate(107) ? s->taken : s->started, at)) {
         enum hf_err e = writer_ready(s, RUN_MESSAGES, at);
         if (!e) e = run_writer_add(&c->writer, body, 0);
         if (e) return e;
@@ -207,6 +207,7 @@ static enum hf_err commit(struct schedule *s) {
     hf_buf_be64(&s->scratch, (uint64_t)c->base_ms);
     hf_buf_be32(&s->scratch, (uint32_t)s->partitions);
     for (int32_t p = 0; p < s->partitions; p++) {
+        if (hf_mutate(104)) c->next[p] = s->readers[p].next;
         low[p] = (struct engine_low_water){HF_STR(HF_TOPIC_DELAY), p, c->next[p]};
         hf_buf_be64(&s->scratch, (uint64_t)c->next[p]);
     }

@@ -46,6 +46,7 @@ const int64_t schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1] = {1,   2,   5
 
 int64_t fire_limit(const struct schedule *s) {
     int64_t known = s->caught_up ? s->stable_ms : s->read_ms;
+    if (hf_mutate(102)) known = INT64_MAX;
     return known < s->clock.inside_ms ? known : s->clock.inside_ms;
 }
 
@@ -92,6 +93,7 @@ static enum hf_err pick_source(struct schedule *s, int64_t limit, struct pick *b
 }
 
 static bool is_buried(struct schedule *s, const struct pick *p) {
+    if (hf_mutate(105)) return false;
     if (place_same(p->place, s->buried)) return true;
     bool by_active = p->gather != s->active && gather_buried(s->active, p->place);
     bool by_frozen = p->gather != s->active && p->gather != s->frozen && gather_buried(s->frozen, p->place);
@@ -472,7 +474,8 @@ static size_t spent_runs(struct schedule *s, struct place mark, uint64_t ids[DRO
     if (place_before(mark, s->first_end)) return 0;
     for (size_t i = 0; i < s->run_count && n < DROPS_MAX; i++) {
         struct run *r = s->runs[i].run;
-        bool spent = r->kind == RUN_MESSAGES && !r->merging && !r->dropping && !place_before(mark, r->last);
+        struct place upto = hf_mutate(109) ? s->taken : mark;
+        bool spent = r->kind == RUN_MESSAGES && !r->merging && !r->dropping && !place_before(upto, r->last);
         if (spent) ids[n++] = r->id;
     }
     return n;
@@ -504,13 +507,15 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
                                  .outs = s->batch.outs,
                                  .out_count = r->outs,
                                  .puts = puts,
-                                 .put_count = s->clock.dirty && !hf_buf_failed(&epochs) ? 2 : 1,
+                                 .put_count = hf_mutate(101)                              ? 0
+                                              : s->clock.dirty && !hf_buf_failed(&epochs) ? 2
+                                                                                          : 1,
                                  .runs_dropped = drops,
                                  .runs_dropped_count = drop_count};
     *c = (struct commit){
         .s = s, .mark = mark, .rejected = r->rejected, .held = r->held, .skipped = r->skipped};
     c->fired = n - r->rejected - r->held - r->skipped;
-    engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
+    if (!hf_mutate(103)) engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
     enum hf_err e = engine_commit(s->engine, &what, committed, c);
     hf_buf_fini(&epochs);
     if (e) return e;

@@ -4,6 +4,7 @@
 
 #include "schedule.h"
 
+#include "env/env.h" /* hf_mutate only */
 #include "timewheel/cron/cron.h"
 #include "timewheel/wheel/wheel.h"
 

@@ -137,7 +137,8 @@ static enum hf_err copy_place(struct schedule *s, struct place at) {
         if (!(e = hf_buf_failed(&m->held))) e = run_cursor_next(c);
         if (e) return e;
     }
-    bool vanish = (messages && tombstones) || !place_before(s->started, at);
+    struct place fired = hf_mutate(108) ? s->taken : s->started;
+    bool vanish = (messages && tombstones) || !place_before(fired, at) || (tombstones && hf_mutate(106));
     return vanish ? HF_OK : emit(s, hf_buf_view(&m->held), 0, at);
 }
 

@@ -178,7 +178,7 @@ static void read_mark(struct schedule *s) {
     s->mark = (struct place){0, 0};
     if (v.n == 16) s->mark = (struct place){(int64_t)hf_get_be64(v.p), hf_get_be64(v.p + 8)};
     s->started = s->taken = s->buried = s->mark;
-    s->limit_ms = s->mark.due - 1; /* places of the mark's own time may still be unread */
+    s->limit_ms = s->mark.due - !hf_mutate(111); /* places of the mark's own time may still be unread */
 }
 
 static enum hf_err read_base(struct schedule *s) {

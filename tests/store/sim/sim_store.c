@@ -7,17 +7,16 @@
  *     sim_store --mutation M [--seeds N]   breaks that one
  *
  * Same seed, same life. HF_MUTATE=n in the environment breaks the n-th rule (docs/storage.md) for any run. */
+#include "mutations.h"
 #include "run.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    MUTATION_SECONDS = 120,
     ENOUGH_SEEDS = 1000, /* to strike every point; fewer may miss some */
 };
 
@@ -90,59 +89,15 @@ static int run_many(uint64_t from, uint64_t seeds) {
 
 /* ---- mutations ---- */
 
-/* In a process of its own: the broken store may abort or run for ever, which counts as noticed. */
-static void try_mutation(int n, uint64_t seeds, int report) {
-    if (!freopen("/dev/null", "w", stderr)) _exit(3);
-    signal(SIGABRT, SIG_DFL);
-    hf_sim_set_mutation(n);
-    for (uint64_t seed = 1; seed <= seeds; seed++) {
-        if (write(report, &seed, sizeof seed) != sizeof seed) _exit(3);
-        seed_now = seed;
-        if (run_seed(&run, &model, seed, NULL, false, &totals)) continue;
-        if (write(report, model.violation, sizeof model.violation) < 0) _exit(3);
-        _exit(1);
-    }
-    _exit(0);
-}
-
-static bool noticed(int n, uint64_t seeds) {
-    int report[2];
-    fflush(stdout);
-    if (pipe(report)) return false;
-    pid_t child = fork();
-    if (child == 0) {
-        close(report[0]);
-        alarm(MUTATION_SECONDS);
-        try_mutation(n, seeds, report[1]);
-    }
-    close(report[1]);
-    uint64_t seed = 0, word;
-    char why[sizeof model.violation] = "";
-    while (read(report[0], &word, sizeof word) == sizeof word) {
-        if (word == seed + 1) {
-            seed = word;
-            continue;
-        }
-        memcpy(why, &word, sizeof word);
-        if (read(report[0], why + sizeof word, sizeof why - sizeof word) < 0) why[0] = 0;
-        break;
-    }
-    close(report[0]);
-    int status = 0;
-    if (waitpid(child, &status, 0) != child) return false;
-    bool found = !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    const char *how = WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : why;
-    printf("mutation %2d: %s seed %llu%s%s\n", n, found ? "noticed by" : "NOT noticed up to",
-           (unsigned long long)seed, found ? ", " : "", found ? how : "");
-    return found;
+static bool run_mutated(uint64_t seed, char *why, size_t size) {
+    seed_now = seed;
+    if (run_seed(&run, &model, seed, NULL, false, &totals)) return true;
+    snprintf(why, size, "%s", model.violation);
+    return false;
 }
 
 static int run_mutations(uint64_t seeds, int only) {
-    int missed = 0;
-    for (int n = 1; n <= LOG_MUTATIONS; n++)
-        if (only == 0 || n == only) missed += !noticed(n, seeds);
-    if (missed) printf("%d mutations were not noticed\n", missed);
-    return missed > 0;
+    return mutations_missed(only ? only : 1, only ? only : LOG_MUTATIONS, seeds, run_mutated) > 0;
 }
 
 /* ---- arguments ---- */
