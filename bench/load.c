@@ -5,8 +5,8 @@
  *     load fetch   --port P --topic T [--bytes 1048576] [--seconds 10] [--pid SERVER] [--floor]
  *     load delay   … as produce, to holdfast.delay: --delay MS, destination --topic; then waits for the last
  *                  one fired
- *     load pending … as produce, to holdfast.delay: --messages N, numbered from --first, due in --from to
- *                  --to ms, every --ids'th with an id
+ *     load pending … as produce, to holdfast.delay: --messages N, numbered from --first, every --ids'th with
+ *                  an id, due --from to --to ms after now, or after --at (ms since the epoch)
  *     load txn     … one half message and one commit at a time on each connection
  *
  * --pid adds the CPU seconds which that process used meanwhile: per GB of record values, and per message. */
@@ -22,7 +22,7 @@
 struct options {
     int port, connections, window, records, size, acks, bytes, partitions;
     double seconds;
-    long pid, delay, messages, from, to, first, ids;
+    long pid, delay, messages, from, to, first, ids, at;
     bool floor;
     const char *topic;
 };
@@ -264,7 +264,7 @@ static void run_pending(const struct options *o) {
                         .random = (uint64_t)o->first,
                         .next = o->first,
                         .end = o->first + o->messages,
-                        .start_ms = (int64_t)now.tv_sec * 1000};
+                        .start_ms = o->at ? o->at : (int64_t)now.tv_sec * 1000};
     int64_t requests = o->messages / o->records;
     if (o->window != 1 || o->messages % o->records || requests < o->connections)
         lean_die("pending: --window 1; --messages a multiple of --records, enough for all connections");
@@ -386,6 +386,7 @@ int main(int argc, char **argv) {
                                           {"to", 1, NULL, 'T'},
                                           {"first", 1, NULL, 'i'},
                                           {"ids", 1, NULL, 'I'},
+                                          {"at", 1, NULL, 'A'},
                                           {"floor", 0, NULL, 'f'},
                                           {"partitions", 1, NULL, 'N'},
                                           {0}};
@@ -421,6 +422,7 @@ int main(int argc, char **argv) {
         case 'i': o.first = atol(optarg); break;
         case 'I': o.ids = atol(optarg); break;
         case 'N': o.partitions = atoi(optarg); break;
+        case 'A': o.at = atol(optarg); break;
         default: return 2;
         }
     }

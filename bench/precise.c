@@ -3,6 +3,7 @@
  *     bench_precise steady --port P --topic T [--rate 50000] [--seconds 10] [--from 500] [--to 2000]
  *     bench_precise burst  --port P --topic T [--messages 1000000] [--ahead 10000]
  *     bench_precise watch  --port P --topic T [--seconds 10]
+ *     bench_precise check  --port P --topic T [--messages 1000000]
  *
  * steady   accepts --rate messages of 100 bytes a second, in batches of five milliseconds, acks=all, due
  * --from to --to ms later at random, while a consumer reads what is fired: so the due rate is --rate too.
@@ -10,6 +11,8 @@
  *          and until all are in their topic, another client sends one message at a time (acks=all) to a topic
  *          of its own and fetches it.
  * watch    only the consumer.
+ * check    reads the whole of partition 0 and counts by hf-message-id what of the first --messages offsets of
+ *          holdfast.delay is there once, more than once, or not at all, and what is out of order or early.
  *
  * Lateness is against hf-due: `stamp` of the record's timestamp, `seen` of the moment at which the consumer
  * has it. Both clocks are the machine's. */
@@ -86,6 +89,14 @@ struct consumer {
     struct histogram stamp, seen;
     atomic_bool stop;
     atomic_llong read;
+    struct checked *checked; /* NULL: not asked for */
+};
+
+struct checked {
+    int64_t end; /* of the partition */
+    int64_t messages, once, more, strange, unordered;
+    int64_t last_due, last_source;
+    uint64_t *there; /* a bit for each */
 };
 
 static int64_t due_of(const struct batch_record *r) {
@@ -94,6 +105,35 @@ static int64_t due_of(const struct batch_record *r) {
         if (hf_str_is(r->headers[i].key, "hf-due") && hf_str_int(r->headers[i].value, &due))
             lean_die("a record's hf-due is no number");
     return due;
+}
+
+/* The offset in holdfast.delay, from <topic>/0/<offset>@<timestamp>; -1: none. */
+static int64_t source_of(const struct batch_record *r) {
+    static const char before[] = "holdfast.delay/0/";
+    enum { AT = sizeof before - 1 };
+    for (size_t i = 0; i < r->header_count; i++) {
+        hf_str value = r->headers[i].value;
+        if (!hf_str_is(r->headers[i].key, "hf-message-id")) continue;
+        if (value.n <= AT || memcmp(value.p, before, AT) != 0) return -1;
+        int64_t offset = 0;
+        for (size_t k = AT; k < value.n && value.p[k] != '@'; k++) offset = offset * 10 + (value.p[k] - '0');
+        return offset;
+    }
+    return -1;
+}
+
+static void check_record(struct checked *k, const struct batch_record *r, int64_t due) {
+    int64_t source = source_of(r);
+    if (source < 0 || source >= k->messages) {
+        k->strange++;
+        return;
+    }
+    uint64_t *word = &k->there[source / 64], bit = UINT64_C(1) << (source % 64);
+    *(*word & bit ? &k->more : &k->once) += 1;
+    *word |= bit;
+    if (due < k->last_due || (due == k->last_due && source < k->last_source)) k->unordered++;
+    k->last_due = due;
+    k->last_source = source;
 }
 
 static void note_batch(struct consumer *c, const uint8_t *p, size_t n, int64_t now_us) {
@@ -106,6 +146,7 @@ static void note_batch(struct consumer *c, const uint8_t *p, size_t n, int64_t n
         note(&c->stamp, (r.timestamp_ms - due) * 1000);
         note(&c->seen, now_us - due * 1000);
         atomic_fetch_add(&c->read, 1);
+        if (c->checked) check_record(c->checked, &r, due);
     }
 }
 
@@ -124,7 +165,8 @@ static int64_t consumed(struct lean_connection *connection, hf_str body, void *a
     hf_buf_reset(&c->request);
     lean_fetch(&c->request, c->o->topic, 0, c->offset, 1 << 20);
     connection->request = hf_buf_view(&c->request);
-    return atomic_load(&c->stop) ? -1 : 1;
+    bool at_end = c->checked && c->offset >= c->checked->end;
+    return at_end || atomic_load(&c->stop) ? -1 : 1;
 }
 
 static void *consume(void *arg) {
@@ -144,11 +186,22 @@ static void *consume(void *arg) {
     return NULL;
 }
 
-static struct consumer *consumer_start(const struct options *o, struct lean *l) {
+static struct consumer *consumer_new(const struct options *o) {
     struct consumer *c = calloc(1, sizeof *c);
     if (!c || batch_iter_open(64 << 20, &c->it)) lean_die("no memory");
     c->o = o;
     hf_buf_init(&c->request, 4096);
+    return c;
+}
+
+static void consumer_free(struct consumer *c) {
+    hf_buf_fini(&c->request);
+    batch_iter_close(c->it);
+    free(c);
+}
+
+static struct consumer *consumer_start(const struct options *o, struct lean *l) {
+    struct consumer *c = consumer_new(o);
     lean_make_topic(l, o->topic);
     c->offset = lean_end(l, o->topic, 0);
     if (pthread_create(&c->thread, NULL, consume, c)) lean_die("no thread");
@@ -170,9 +223,27 @@ static void consumer_end(struct consumer *c, int64_t messages) {
     show("stamp", &c->stamp);
     show("seen", &c->seen);
     putchar('\n');
-    hf_buf_fini(&c->request);
-    batch_iter_close(c->it);
-    free(c);
+    consumer_free(c);
+}
+
+static void check(const struct options *o) {
+    struct lean l;
+    struct checked k = {.messages = o->messages};
+    k.there = calloc((size_t)o->messages / 64 + 1, sizeof *k.there);
+    if (!k.there) lean_die("no memory");
+    lean_open(&l, o->port, 1);
+    k.end = lean_end(&l, o->topic, 0);
+    lean_close(&l);
+    struct consumer *c = consumer_new(o);
+    c->checked = &k;
+    if (k.end > 0) consume(c);
+    printf("check messages=%lld once=%lld missing=%lld more_than_once=%lld strange=%lld unordered=%lld",
+           (long long)k.messages, (long long)k.once, (long long)(k.messages - k.once), (long long)k.more,
+           (long long)k.strange, (long long)k.unordered);
+    show("stamp", &c->stamp);
+    putchar('\n');
+    consumer_free(c);
+    free(k.there);
 }
 
 /* ---- sending ---- */
@@ -349,7 +420,7 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(const struct options *o);
-    } modes[] = {{"steady", steady}, {"burst", burst}, {"watch", watch}};
+    } modes[] = {{"steady", steady}, {"burst", burst}, {"watch", watch}, {"check", check}};
     static const struct option flags[] = {
         {"port", 1, NULL, 'p'},     {"topic", 1, NULL, 't'},   {"rate", 1, NULL, 'r'},
         {"messages", 1, NULL, 'm'}, {"seconds", 1, NULL, 's'}, {"ahead", 1, NULL, 'a'},
@@ -379,6 +450,6 @@ int main(int argc, char **argv) {
         modes[i].run(&o);
         return 0;
     }
-    fputs("usage: bench_precise steady|burst|watch --port P: see the top of bench/precise.c\n", stderr);
+    fputs("usage: bench_precise steady|burst|watch|check --port P: see the top of bench/precise.c\n", stderr);
     return 2;
 }
