@@ -131,7 +131,7 @@ static void place(struct log_partition *p, uint8_t *batch, struct batch_info *b,
     };
     w->time_ms = b->max_timestamp;
     if (b->producer_id >= 0) producer_took(p, b, p->end.offset);
-    partition_took(p, b, w->end - 1);
+    partition_took(p, batch, b, w->end - 1);
     p->log->stats.appended_batches++;
     p->log->stats.appended_bytes += b->size;
 }

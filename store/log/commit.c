@@ -238,6 +238,8 @@ static void reserve_part(struct part *x) {
     struct log_partition *p = x->p;
     int64_t first_ms = INT64_MAX;
     x->at = p->end;
+    x->chain = p->end.seg->chain;
+    for (int i = 0; i < INDEX_FILES; i++) x->index_count[i] = index_file_of(p->end.seg, i)->entries;
     uint8_t *at = x->c->bytes.p + x->from, *end = at + x->size;
     while (at < end) {
         struct batch_info b;
@@ -245,7 +247,7 @@ static void reserve_part(struct part *x) {
         assert(!e);
         assign_batch(x, at, &b);
         if (b.max_timestamp < first_ms) first_ms = b.max_timestamp;
-        partition_took(p, &b, p->end.offset + b.last_offset_delta);
+        partition_took(p, at, &b, p->end.offset + b.last_offset_delta);
         at += b.size;
     }
     x->end = p->end.offset;

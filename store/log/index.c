@@ -1,4 +1,4 @@
-/* The two indexes of a segment, in Kafka's layout (docs/storage.md).
+/* The two indexes of a segment, in Kafka's layout, and the anchors of its manifest (docs/storage.md).
  *
  * They are hints that can be made again from the batches: an entry is added when at least 4096 bytes lie
  * between a batch and the last one indexed, for the batch's *last* offset, which is what Kafka's own tools
@@ -7,19 +7,32 @@
  * read the file: a binary search that ends in one read of a page, and most readers go on where the last one
  * left off (read.c).
  *
+ * An anchor is a position and the checksum of all batch headers in front of it: what lies between two anchors
+ * can be proven without reading anything else [L19]. Anchors are hints no more than the others: without them
+ * a longer stretch is proven at once.
+ *
+ * What a file must hold is known by number of entries and checksum: for a closed segment from the trailer of
+ * its manifest, for the active one from the checkpoint. A file that is otherwise is made again (proof.c).
+ *
  * Invariant: entries ascend strictly, in offset and position, and in timestamp and offset. */
 #include "log_internal.h"
+
+#include "base/crc32c.h"
 
 #include <stdlib.h>
 
 enum { BUFFERED = 32 };
 
-static const char *ext_of(const struct segment *s, const struct index_file *f) {
-    return f == &s->index ? "index" : "timeindex";
+struct index_file *index_file_of(struct segment *s, int i) {
+    return i == 0 ? &s->index : i == 1 ? &s->timeindex : &s->anchors;
 }
 
 static size_t size_of(const struct segment *s, const struct index_file *f) {
-    return f == &s->index ? INDEX_ENTRY : TIMEINDEX_ENTRY;
+    return f == &s->index ? INDEX_ENTRY : f == &s->timeindex ? TIMEINDEX_ENTRY : ANCHOR_ENTRY;
+}
+
+void index_path(const struct segment *s, const struct index_file *f, char out[LOG_PATH]) {
+    segment_path(s, f == &s->index ? "index" : f == &s->timeindex ? "timeindex" : "manifest", out);
 }
 
 /* ---- files ---- */
@@ -27,7 +40,7 @@ static size_t size_of(const struct segment *s, const struct index_file *f) {
 static enum hf_err open_file(struct segment *s, struct index_file *f, unsigned flags) {
     if (f->file) return HF_OK;
     char path[LOG_PATH];
-    segment_path(s, ext_of(s, f), path);
+    index_path(s, f, path);
     return env_open(s->log->env, path, flags, &f->file);
 }
 
@@ -41,8 +54,11 @@ static enum hf_err write_out(struct segment *s, struct index_file *f) {
     }
     size_t size = size_of(s, f);
     if (!e) e = env_write(f->file, (uint64_t)f->written * size, f->buf, n * size);
+    if (e == HF_ENOSPC && f->file && env_truncate(f->file, (uint64_t)f->written * size)) e = HF_EIO;
     if (e) return e;
+    f->crc = hf_crc32c(f->crc, f->buf, n * size);
     f->written = f->entries;
+    f->unsynced = true;
     s->index_dirty = true;
     partition_mark_dirty(s->p);
     return HF_OK;
@@ -50,19 +66,19 @@ static enum hf_err write_out(struct segment *s, struct index_file *f) {
 
 /* HF_ENOSPC leaves the entries in memory: they are written later or made again. */
 enum hf_err index_flush(struct segment *s) {
-    enum hf_err e = write_out(s, &s->index);
-    if (!e || e == HF_ENOSPC) e = write_out(s, &s->timeindex);
+    enum hf_err e = HF_OK;
+    for (int i = 0; i < INDEX_FILES && (!e || e == HF_ENOSPC); i++) e = write_out(s, index_file_of(s, i));
     return e == HF_ENOSPC ? HF_OK : e;
 }
 
 void index_close(struct segment *s) {
-    struct index_file *files[] = {&s->index, &s->timeindex};
-    for (int i = 0; i < 2; i++) {
-        if (files[i]->file) env_close(files[i]->file);
-        files[i]->file = NULL;
-        free(files[i]->buf);
-        files[i]->buf = NULL;
-        files[i]->entries = files[i]->written;
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        if (f->file) env_close(f->file);
+        free(f->buf);
+        f->file = NULL;
+        f->buf = NULL;
+        f->entries = f->written;
     }
 }
 
@@ -91,9 +107,23 @@ static void add_time(struct segment *s) {
     s->time_last = s->max_ts;
 }
 
-/* A batch was placed at pos. */
-void index_add(struct segment *s, const struct batch_info *b, uint64_t pos, int64_t base) {
+static void add_anchor(struct segment *s, const uint8_t *header, uint64_t pos) {
+    uint64_t every = s->log->o.anchor_bytes;
+    if (pos / every > s->anchor_pos / every) {
+        uint8_t entry[ANCHOR_ENTRY];
+        hf_put_be32(entry, (uint32_t)pos);
+        hf_put_be32(entry + 4, s->chain);
+        add(s, &s->anchors, entry);
+        s->anchor_pos = pos;
+    }
+    s->chain = hf_crc32c(s->chain, header, BATCH_HEADER);
+}
+
+/* A batch was placed at pos, behind all others. */
+void index_add(struct segment *s, const uint8_t *header, const struct batch_info *b, uint64_t pos,
+               int64_t base) {
     int64_t last = base + b->last_offset_delta;
+    add_anchor(s, header, pos);
     if (b->max_timestamp > s->max_ts) {
         s->max_ts = b->max_timestamp;
         s->max_ts_offset = last;
@@ -130,23 +160,18 @@ static enum hf_err entry_at(struct segment *s, struct index_file *f, uint32_t i,
 
 /* ---- what is on disk at start ---- */
 
-static enum hf_err count(struct segment *s, struct index_file *f) {
-    enum hf_err e = open_file(s, f, ENV_WRITE);
-    uint64_t size = 0;
-    if (!e) e = env_size(f->file, &size);
-    if (e == HF_ENOTFOUND) e = HF_OK;
-    if (!e) f->entries = f->written = (uint32_t)(size / size_of(s, f));
-    return e;
-}
-
 static enum hf_err last_entries(struct segment *s) {
     uint8_t entry[TIMEINDEX_ENTRY];
-    s->indexed_pos = 0;
+    s->indexed_pos = s->anchor_pos = 0;
     s->time_last = -1;
     enum hf_err e = HF_OK;
     if (s->index.entries > 0) {
         e = entry_at(s, &s->index, s->index.entries - 1, entry);
         if (!e) s->indexed_pos = hf_get_be32(entry + 4);
+    }
+    if (!e && s->anchors.entries > 0) {
+        e = entry_at(s, &s->anchors, s->anchors.entries - 1, entry);
+        if (!e) s->anchor_pos = hf_get_be32(entry);
     }
     if (!e && s->timeindex.entries > 0) {
         e = entry_at(s, &s->timeindex, s->timeindex.entries - 1, entry);
@@ -160,41 +185,131 @@ static enum hf_err last_entries(struct segment *s) {
     return e;
 }
 
-enum hf_err index_load(struct segment *s) {
-    enum hf_err e = count(s, &s->index);
-    if (!e) e = count(s, &s->timeindex);
-    if (!e) e = last_entries(s);
+/* The checksum of the first n bytes; HF_ECORRUPT: there are fewer. */
+static enum hf_err sum_file(struct hf_file *f, uint64_t n, uint32_t *crc) {
+    enum { STEP = 64 << 10 };
+    uint8_t *buf = n ? malloc(STEP) : NULL;
+    uint32_t sum = 0;
+    enum hf_err e = n && !buf ? HF_ENOMEM : HF_OK;
+    for (uint64_t at = 0; !e && at < n;) {
+        size_t part = n - at < STEP ? (size_t)(n - at) : STEP, got = 0;
+        e = env_read(f, at, buf, part, &got);
+        if (!e && got < part) e = HF_ECORRUPT;
+        if (!e) sum = hf_crc32c(sum, buf, part);
+        at += part;
+    }
+    free(buf);
+    if (!e) *crc = sum;
     return e;
+}
+
+/* The file begins with what is wanted: HF_ECORRUPT if not. More may follow. */
+static enum hf_err take_file(struct segment *s, struct index_file *f, const struct index_sum *want) {
+    uint32_t crc = 0;
+    enum hf_err e = open_file(s, f, ENV_WRITE);
+    if (e == HF_ENOTFOUND) return want->entries ? HF_ECORRUPT : HF_OK;
+    if (!e) e = sum_file(f->file, (uint64_t)want->entries * size_of(s, f), &crc);
+    if (!e && crc != want->crc) e = HF_ECORRUPT;
+    if (e) return e;
+    f->entries = f->written = want->entries;
+    f->crc = crc;
+    return HF_OK;
+}
+
+static enum hf_err nothing_behind(struct segment *s, struct index_file *f) {
+    uint64_t size = 0, expected = (uint64_t)f->written * size_of(s, f);
+    if (f == &s->anchors && s->sealed) expected += MANIFEST_TRAILER;
+    enum hf_err e = f->file ? env_size(f->file, &size) : HF_OK;
+    return e || size <= expected ? e : HF_ECORRUPT;
+}
+
+/* Notes a file that is not what is wanted, and goes on with the others. */
+static enum hf_err note_bad(enum hf_err e, int i, unsigned *bad) {
+    if (e != HF_ECORRUPT) return e;
+    *bad |= 1u << i;
+    return HF_OK;
+}
+
+/* After a clean stop, or of a closed segment: the files are exactly what is wanted. *bad has a bit for each
+ * that is not. */
+enum hf_err index_load(struct segment *s, const struct index_sum want[INDEX_FILES], unsigned *bad) {
+    enum hf_err e = HF_OK;
+    *bad = 0;
+    for (int i = 0; !e && i < INDEX_FILES; i++) {
+        e = take_file(s, index_file_of(s, i), &want[i]);
+        if (!e) e = nothing_behind(s, index_file_of(s, i));
+        e = note_bad(e, i, bad);
+    }
+    return e || *bad ? e : last_entries(s);
 }
 
 static enum hf_err cut(struct segment *s, struct index_file *f, uint32_t entries) {
-    if (!f->file || f->entries <= entries) return HF_OK;
+    uint64_t size = 0, keep = (uint64_t)entries * size_of(s, f);
+    if (!f->file) return HF_OK;
+    enum hf_err e = env_size(f->file, &size);
+    if (!e && size > keep) e = env_truncate(f->file, keep);
+    if (!e && f->written != entries) e = sum_file(f->file, keep, &f->crc);
+    if (e) return e;
     f->entries = f->written = entries;
+    f->unsynced = true;
     s->index_dirty = true;
-    return env_truncate(f->file, (uint64_t)entries * size_of(s, f));
+    return HF_OK;
 }
 
-/* After a crash: only the first entries were synced by the checkpoint; those among them that speak of batches
- * at or behind the segment's size, or offsets from `next` on, belonged to reserved room. */
-enum hf_err index_cut(struct segment *s, uint32_t entries, uint32_t time_entries, int64_t next) {
-    enum hf_err e = count(s, &s->index);
-    if (!e) e = count(s, &s->timeindex);
-    if (!e) e = cut(s, &s->index, entries);
-    if (!e) e = cut(s, &s->timeindex, time_entries);
-    uint8_t entry[TIMEINDEX_ENTRY];
-    while (!e && s->index.entries > 0) {
-        e = entry_at(s, &s->index, s->index.entries - 1, entry);
-        if (e || hf_get_be32(entry + 4) < s->size) break;
-        e = cut(s, &s->index, s->index.entries - 1);
+/* After a crash: what the checkpoint says, and nothing behind it. *bad has a bit for each file that does not
+ * begin so. */
+enum hf_err index_cut(struct segment *s, const struct index_sum want[INDEX_FILES], unsigned *bad) {
+    enum hf_err e = HF_OK;
+    *bad = 0;
+    for (int i = 0; !e && i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        e = note_bad(take_file(s, f, &want[i]), i, bad);
+        if (!e && !(*bad & 1u << i)) e = cut(s, f, want[i].entries);
     }
-    while (!e && s->timeindex.entries > 0) {
-        e = entry_at(s, &s->timeindex, s->timeindex.entries - 1, entry);
-        if (e || s->base + (int64_t)hf_get_be32(entry + 8) < next) break;
-        e = cut(s, &s->timeindex, s->timeindex.entries - 1);
+    return e || *bad ? e : last_entries(s);
+}
+
+/* Empties all three, to be made again by index_add from the first batch on. */
+enum hf_err index_clear(struct segment *s) {
+    enum hf_err e = HF_OK;
+    for (int i = 0; !e && i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        e = open_file(s, f, ENV_WRITE);
+        if (e == HF_ENOTFOUND) e = HF_OK;
+        f->entries = f->written = 0;
+        f->crc = 0;
+        if (!e && f->file) e = env_truncate(f->file, 0);
+        f->unsynced = f->file != NULL;
+        if (f->file) s->index_dirty = true;
     }
-    if (s->max_ts_offset >= next) s->max_ts = -1; /* of a batch that is not there; the timeindex knows */
-    if (!e) e = last_entries(s);
+    if (s->index_dirty) partition_mark_dirty(s->p);
+    s->indexed_pos = s->anchor_pos = 0;
+    s->max_ts = s->time_last = -1;
+    s->max_ts_offset = s->base;
+    s->chain = 0;
     return e;
+}
+
+/* They speak of other batches than those that must be here: without them one proof covers the whole segment.
+ */
+enum hf_err index_drop_anchors(struct segment *s) {
+    s->anchor_pos = 0;
+    s->anchors.entries = s->anchors.written; /* those in memory */
+    return cut(s, &s->anchors, 0);
+}
+
+/* The first n entries, in file and memory, and their checksum. Without them (no memory, a disk that cannot be
+ * read) a crash costs the index its entries so far. */
+struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t n) {
+    uint32_t crc = f->crc;
+    enum hf_err e = HF_OK;
+    size_t size = size_of(s, f);
+    if (n > f->written)
+        crc = hf_crc32c(crc, f->buf, (n - f->written) * size);
+    else if (n < f->written)
+        e = open_file(s, f, ENV_WRITE);
+    if (!e && n < f->written) e = sum_file(f->file, (uint64_t)n * size, &crc);
+    return e ? (struct index_sum){0, 0} : (struct index_sum){n, crc};
 }
 
 /* ---- look-ups ---- */
@@ -211,7 +326,7 @@ static enum hf_err entries_at(struct segment *s, struct index_file *f, uint32_t 
 /* Entries [0, n) for which below(entry, key) holds come first; gives the last of those. HF_EEND: none. The
  * last steps of the search are made in memory. */
 static enum hf_err search(struct segment *s, struct index_file *f, bool (*below)(const uint8_t *, int64_t),
-                          int64_t key, uint8_t *out) {
+                          int64_t key, uint8_t *out, uint32_t *behind) {
     uint32_t lo = 0, hi = f->entries, from = 0, loaded = 0;
     uint8_t entry[TIMEINDEX_ENTRY], page[LOG_PAGE];
     size_t size = size_of(s, f);
@@ -237,6 +352,7 @@ static enum hf_err search(struct segment *s, struct index_file *f, bool (*below)
             hi = mid;
         }
     }
+    *behind = lo;
     return found ? HF_OK : HF_EEND;
 }
 
@@ -245,6 +361,9 @@ static bool offset_at_most(const uint8_t *entry, int64_t key) {
 }
 static bool pos_at_most(const uint8_t *entry, int64_t key) {
     return (int64_t)hf_get_be32(entry + 4) <= key;
+}
+static bool anchor_at_most(const uint8_t *entry, int64_t key) {
+    return (int64_t)hf_get_be32(entry) <= key;
 }
 static bool time_below(const uint8_t *entry, int64_t key) {
     return (int64_t)hf_get_be64(entry) < key;
@@ -255,7 +374,8 @@ static enum hf_err find(struct segment *s, bool (*below)(const uint8_t *, int64_
     enum hf_err e = segment_open(s);
     if (e) return e;
     uint8_t entry[TIMEINDEX_ENTRY];
-    e = search(s, &s->index, below, key, entry);
+    uint32_t behind;
+    e = search(s, &s->index, below, key, entry, &behind);
     if (e && e != HF_EEND) return e;
     uint64_t found = e ? 0 : hf_get_be32(entry + 4);
     *pos = found < s->size ? found : 0;
@@ -277,8 +397,24 @@ enum hf_err index_find_time(struct segment *s, int64_t ms, int64_t *offset) {
     enum hf_err e = segment_open(s);
     if (e) return e;
     uint8_t entry[TIMEINDEX_ENTRY];
-    e = search(s, &s->timeindex, time_below, ms, entry);
+    uint32_t behind;
+    e = search(s, &s->timeindex, time_below, ms, entry, &behind);
     if (e && e != HF_EEND) return e;
     *offset = e ? s->base : s->base + (int64_t)hf_get_be32(entry + 8);
     return HF_OK;
+}
+
+/* The stretch between two anchors that pos lies in, and its number; `last`: it goes to the end of the
+ * segment, and only from is set. */
+enum hf_err index_anchors(struct segment *s, uint64_t pos, uint32_t *number, struct anchor *from,
+                          struct anchor *to, bool *last) {
+    uint8_t entry[ANCHOR_ENTRY];
+    enum hf_err e = search(s, &s->anchors, anchor_at_most, (int64_t)pos, entry, number);
+    if (e && e != HF_EEND) return e;
+    *from = e ? (struct anchor){0, 0} : (struct anchor){hf_get_be32(entry), hf_get_be32(entry + 4)};
+    *last = *number == s->anchors.entries;
+    if (*last) return HF_OK;
+    e = entry_at(s, &s->anchors, *number, entry);
+    *to = (struct anchor){hf_get_be32(entry), hf_get_be32(entry + 4)};
+    return e;
 }

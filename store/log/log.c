@@ -14,6 +14,7 @@ static const struct log_options defaults = {
     .checkpoint_bytes = 64 << 20,
     .reserve_bytes = 64 << 20,
     .retention_check_ms = 30000,
+    .anchor_bytes = 256 << 10,
 };
 
 void log_fail(struct log *l, enum hf_err e, const char *what) {
@@ -155,6 +156,7 @@ static enum hf_err settle_options(struct log *l, const struct log_options *given
     if (o.checkpoint_bytes == 0) o.checkpoint_bytes = defaults.checkpoint_bytes;
     if (o.reserve_bytes == 0) o.reserve_bytes = defaults.reserve_bytes;
     if (o.retention_check_ms == 0) o.retention_check_ms = defaults.retention_check_ms;
+    if (o.anchor_bytes == 0) o.anchor_bytes = defaults.anchor_bytes;
     if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
     l->o = o;
     bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
@@ -217,9 +219,27 @@ static enum hf_err trim_all(struct log *l) {
     return HF_OK;
 }
 
+/* Manifests are written behind the sync of their segments, and synced by another one. On a full disk some are
+ * left to the next start. */
+static bool tidy(struct log *l) {
+    enum { TIMES = 3 };
+    struct log_partition *p, *next;
+    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
+        if (p->sync.running || p->tidied == TIMES) continue;
+        p->tidied++;
+        psync_begin(p, true);
+    }
+    if (l->syncs > 0) return false;
+    DL_FOREACH2(l->dirty, p, dirty_next) {
+        if (p->tidied < TIMES) return false;
+    }
+    return true;
+}
+
 static enum hf_err stop(struct log *l) {
     enum hf_err e = log_settle(l, quiet);
     if (!e) e = trim_all(l);
+    if (!e) e = log_settle(l, tidy);
     if (e) return e;
     uint64_t before = l->checkpoint.generation;
     checkpoint_begin(l, true);

@@ -26,6 +26,15 @@ struct log_uuid {
     uint8_t b[16];
 };
 
+/* Bytes on the disk are not what was written. */
+struct log_damage {
+    const char *file; /* below DATA */
+    uint64_t byte;
+    int64_t offset;   /* of the partition, there; -1: none */
+    const char *what; /* a sentence */
+    bool rebuilt;     /* nothing is lost: the file was made again from others */
+};
+
 struct log_options {
     int32_t default_partitions;   /* num.partitions; 1 */
     uint64_t segment_bytes;       /* segment.bytes; 256 MiB */
@@ -37,6 +46,9 @@ struct log_options {
     uint64_t reserve_bytes;       /* free disk space that clients' produces may not use; 64 MiB */
     int64_t retention_check_ms;   /* how often partitions are looked at for retention; 30 s */
     size_t ids_max;               /* topics; 100,000 partitions in all */
+    uint64_t anchor_bytes;        /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
+    void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage beside the log line */
+    void *damaged_arg;
 };
 
 /* Zero fields mean defaults. Reads DATA (the env's root), recovers, syncs what recovery kept. HF_ECORRUPT:
@@ -195,6 +207,7 @@ struct log_stats {
     uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints;
     uint64_t topics, partitions, segments;
     uint64_t free_bytes;
+    uint64_t damages, rebuilt; /* told since the start */
 };
 void log_stats(const struct log *l, struct log_stats *out);
 

@@ -1,4 +1,4 @@
-/* What the files of store/log share. The picture and the invariants [L1]..[L18]: docs/storage.md.
+/* What the files of store/log share. The picture and the invariants [L1]..[L19]: docs/storage.md.
  *
  *     log.c         open, step, close           journal.c     groups: form, write, sync, recycle
  *     append.c      one batch comes in          replay.c      reads the journal back, judges its end
@@ -12,6 +12,7 @@
  *     psync.c       one partition's files made durable
  *     retention.c   what is old goes
  *     configure.c   what topics are told       settings.c    its names and ranges
+ *     manifest.c    what a closed segment must be     proof.c    and whether it is: damage, rebuilding
  *
  * Everything here belongs to the core thread. */
 #ifndef STORE_LOG_INTERNAL_H
@@ -79,7 +80,16 @@ struct index_file {
     struct hf_file *file;
     uint32_t entries; /* in file and buffer */
     uint32_t written; /* in the file */
+    uint32_t crc;     /* CRC-32C of those */
+    bool unsynced;    /* the file was written to */
     uint8_t *buf;     /* entries not yet written; NULL: none */
+};
+
+enum { INDEX_FILES = 3 }; /* index, timeindex, anchors of the manifest */
+
+/* What is expected of an index file. */
+struct index_sum {
+    uint32_t entries, crc;
 };
 
 struct segment {
@@ -93,13 +103,28 @@ struct segment {
     uint64_t step;        /* next preallocation */
     struct hf_file *file; /* NULL: closed */
     struct log *log;
-    struct index_file index, timeindex;
+    struct index_file index, timeindex, anchors;
     uint64_t indexed_pos;  /* position of the last index entry */
     int64_t time_last;     /* last timestamp in the timeindex; -1: none */
     int64_t max_ts;        /* largest timestamp of a batch here, -1: none */
     int64_t max_ts_offset; /* last offset of the batch that has it */
-    bool sized;            /* size, allocated and index counts are known */
-    bool dirty;            /* bytes not known to be synced */
+    uint32_t chain;        /* of the headers of all batches up to size [L19] */
+    uint32_t gaps;         /* places inside where offsets are left out */
+    uint64_t anchor_pos;   /* position of the last anchor; 0: none */
+    int64_t next_offset;   /* sealed: behind its last batch */
+    int64_t follows;       /* base of the segment behind it, as its manifest says; -1: whatever is there */
+    uint64_t
+        unproven; /* bytes below it were there before this process and need proof before they are shown */
+    uint32_t unproven_chain; /* of them all */
+    uint8_t *proven;         /* a bit for each stretch between two anchors; NULL: none is */
+    uint32_t stretches, proven_count;
+    uint64_t proven_from, proven_to; /* the stretch proven last */
+    uint64_t reported;               /* the damage told last: its byte + 1 */
+    bool tracked;                    /* chain and anchors are known up to size */
+    bool listed;                     /* its manifest is whole */
+    bool cut;                        /* the file is shorter than it must be: nothing is appended */
+    bool sized;                      /* size, allocated and index counts are known */
+    bool dirty;                      /* bytes not known to be synced */
     bool index_dirty;
     bool sealed;      /* rolled */
     bool timed;       /* max_ts is known from every batch, not from the timeindex alone */
@@ -199,6 +224,8 @@ struct log_partition {
     int64_t last_time_ms;
     struct producer *producers;
     struct psync sync;
+    uint8_t tidied;            /* syncs of the clean stop */
+    int64_t listed_below;      /* closed segments below it had a whole manifest at the last checkpoint */
     int64_t unsynced_since_us; /* when the first byte above `synced` came */
     struct place synced;       /* below it the segments are synced */
     bool dirty_dir;            /* a roll or removal not yet synced */
@@ -253,7 +280,9 @@ struct part {
     struct part *prev, *next; /* in the partition's row */
     struct place at;
     int64_t end;
-    size_t from, size; /* its bytes in the commit's buffer */
+    size_t from, size;                 /* its bytes in the commit's buffer */
+    uint32_t chain;                    /* of its segment at `at` */
+    uint32_t index_count[INDEX_FILES]; /* entries of its segment there */
     struct pending pending;
 };
 
@@ -485,19 +514,76 @@ void gathered_write(struct log *l);
 HF_CHECK enum hf_err segment_trim(struct segment *s);
 void segment_close(struct segment *s);
 void segment_remove(struct segment *s, bool unlink_files);
+HF_CHECK enum hf_err segment_seal(struct segment *s, int64_t next_offset);
 void segment_evict(struct log *l);
 
 /* index.c */
-enum { INDEX_ENTRY = 8, TIMEINDEX_ENTRY = 12, INDEX_EVERY = 4096 };
-void index_add(struct segment *s, const struct batch_info *b, uint64_t pos, int64_t base);
+enum { INDEX_ENTRY = 8, TIMEINDEX_ENTRY = 12, ANCHOR_ENTRY = 8, INDEX_EVERY = 4096 };
+struct index_file *index_file_of(struct segment *s, int i); /* index, timeindex, anchors */
+void index_path(const struct segment *s, const struct index_file *f, char out[LOG_PATH]);
+void index_add(struct segment *s, const uint8_t *header, const struct batch_info *b, uint64_t pos,
+               int64_t base);
 HF_CHECK enum hf_err index_flush(struct segment *s);
 void index_seal(struct segment *s);
-HF_CHECK enum hf_err index_load(struct segment *s);
-HF_CHECK enum hf_err index_cut(struct segment *s, uint32_t entries, uint32_t time_entries, int64_t next);
+struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t n);
+HF_CHECK enum hf_err index_load(struct segment *s, const struct index_sum want[INDEX_FILES], unsigned *bad);
+HF_CHECK enum hf_err index_cut(struct segment *s, const struct index_sum want[INDEX_FILES], unsigned *bad);
+HF_CHECK enum hf_err index_clear(struct segment *s);
+HF_CHECK enum hf_err index_drop_anchors(struct segment *s);
 HF_CHECK enum hf_err index_find(struct segment *s, int64_t offset, uint64_t *pos);
 HF_CHECK enum hf_err index_find_pos(struct segment *s, uint64_t limit, uint64_t *pos);
 HF_CHECK enum hf_err index_find_time(struct segment *s, int64_t ms, int64_t *offset);
 void index_close(struct segment *s);
+
+/* Bytes between two batches with the checksum of the headers up to there. */
+struct anchor {
+    uint64_t pos;
+    uint32_t chain;
+};
+HF_CHECK enum hf_err index_anchors(struct segment *s, uint64_t pos, uint32_t *number, struct anchor *from,
+                                   struct anchor *to, bool *last);
+
+/* manifest.c */
+enum { MANIFEST_TRAILER = 128 };
+struct manifest {
+    int64_t next, follows;
+    uint64_t length;
+    uint32_t chain, gaps;
+    struct index_sum sums[INDEX_FILES];
+};
+void manifest_encode(struct segment *s, uint8_t out[MANIFEST_TRAILER]);
+HF_CHECK enum hf_err manifest_read(struct segment *s, struct manifest *out);
+void manifest_close(struct segment *s);
+int64_t manifest_missing_from(struct log_partition *p);
+
+/* proof.c */
+struct walk {
+    struct segment *s;
+    uint64_t pos, end; /* the batch to be looked at next; where to stop */
+    int64_t next;      /* its offset; -1: any */
+    uint32_t chain;
+    bool gaps;        /* offsets may be left out */
+    uint32_t skipped; /* places where they were */
+    const char *why;  /* what is wrong at pos */
+    uint64_t at;      /* the last batch, its header, and what it says */
+    struct batch_info b;
+    uint8_t head[BATCH_HEADER];
+    uint8_t *window;
+    uint64_t window_at;
+    size_t window_n;
+};
+HF_CHECK enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t end);
+HF_CHECK enum hf_err walk_next(struct walk *w);
+void walk_end(struct walk *w);
+void damage_tell(struct log *l, const struct log_damage *d);
+void damage_in(struct segment *s, uint64_t byte, int64_t offset, const char *what);
+HF_CHECK enum hf_err proof_first_look(struct segment *s, uint64_t file_size);
+HF_CHECK enum hf_err proof_after_crash(struct segment *s, const struct index_sum want[INDEX_FILES],
+                                       bool reserved);
+HF_CHECK enum hf_err proof_remake(struct segment *s, bool known, unsigned bad);
+bool proof_hole(struct segment *s);
+HF_CHECK enum hf_err proof_at(struct segment *s, uint64_t pos);
+HF_CHECK enum hf_err proof_range(struct segment *s, uint64_t from, uint64_t to, uint64_t *good);
 
 /* partition.c */
 struct log_partition *partition_new(struct log *l, struct topic *t, int32_t number);
@@ -512,7 +598,8 @@ struct place partition_groupable(const struct log_partition *p);
 int32_t partition_epoch(const struct log_partition *p);
 int32_t partition_epoch_at(const struct log_partition *p, int64_t offset);
 HF_CHECK enum hf_err partition_epoch_add(struct log_partition *p, int32_t epoch, int64_t start);
-void partition_took(struct log_partition *p, const struct batch_info *b, int64_t last_offset);
+void partition_took(struct log_partition *p, const uint8_t *header, const struct batch_info *b,
+                    int64_t last_offset);
 void partition_mark_dirty(struct log_partition *p);
 void partition_want(struct log_partition *p, int64_t offset);
 void partition_note_moved(struct log_partition *p);
@@ -598,9 +685,10 @@ void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_b
 struct facts {
     struct log_uuid id;
     int32_t partition;
-    int64_t start, base, next, ceiling, last_time_ms, max_ts, max_ts_offset;
+    int64_t start, base, unlisted, next, ceiling, last_time_ms, max_ts, max_ts_offset;
     uint64_t pos, next_sequence;
-    uint32_t index_entries, time_entries, epoch_count;
+    uint32_t chain, epoch_count;
+    struct index_sum sums[INDEX_FILES];
     hf_str epochs, producers; /* undecoded */
 };
 HF_CHECK enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out);

@@ -1,6 +1,6 @@
 /* DATA/LOCK and DATA/meta: who serves, and what this folder is.
  *
- *     format=1
+ *     format=2
  *     cluster.id=<22 characters>
  *     node.id=1
  *
@@ -11,7 +11,7 @@
 
 #include <stdio.h>
 
-enum { FORMAT = 1, META_MAX = 512 };
+enum { FORMAT = 2, META_MAX = 512 };
 
 enum hf_err meta_lock(struct log *l) {
     int64_t pid = 0;

@@ -120,9 +120,7 @@ static enum hf_err roll(struct log_partition *p, uint64_t room) {
     enum hf_err e = segment_create(p, p->end.offset, room, &s);
     if (e) return e;
     env_point(p->log->env, "segment.created");
-    old->sealed = true;
-    index_seal(old);
-    e = segment_trim(old);
+    e = segment_seal(old, p->end.offset);
     env_point(p->log->env, "segment.rolled");
     if (e) log_fail(p->log, e, "trim");
     p->end = (struct place){s, 0, p->end.offset};
@@ -157,10 +155,11 @@ void partition_mark_dirty(struct log_partition *p) {
     DL_APPEND2(p->log->dirty, p, dirty_prev, dirty_next);
 }
 
-/* A batch was given the place at the end. */
-void partition_took(struct log_partition *p, const struct batch_info *b, int64_t last_offset) {
+/* A batch was given the place at the end; its header is what it will be there. */
+void partition_took(struct log_partition *p, const uint8_t *header, const struct batch_info *b,
+                    int64_t last_offset) {
     struct segment *s = p->end.seg;
-    index_add(s, b, p->end.pos, p->end.offset);
+    index_add(s, header, b, p->end.pos, p->end.offset);
     s->size = p->end.pos + b->size;
     p->end = (struct place){s, s->size, last_offset + 1};
     if (b->attributes & BATCH_ATTR_APPEND_TIME) {

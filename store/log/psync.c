@@ -30,11 +30,12 @@ static void finish(struct log_partition *p) {
         partition_want(p, p->want);
         partition_start_trim(p);
         struct segment *s;
-        bool dirty = p->dirty_dir;
+        bool dirty = false;
         DL_FOREACH (p->segments, s) {
+            manifest_close(s);
             dirty = dirty || s->dirty || s->index_dirty;
         }
-        if (!dirty && p->dirty) {
+        if (!dirty && !p->dirty_dir && p->dirty) {
             DL_DELETE2(l->dirty, p, dirty_prev, dirty_next);
             p->dirty = false;
         }
@@ -89,11 +90,17 @@ static void ask_segment(struct segment *s, bool with_index, bool urgent) {
         ask(p, s->file, NULL, urgent);
     }
     if (!s->index_dirty || (!with_index && !s->sealed)) return;
-    enum hf_err e = index_flush(s);
+    /* Behind the facts of a clean stop nothing is written any more. */
+    bool last = p->log->checkpoint.clean && !checkpoint_idle(p->log);
+    enum hf_err e = last ? HF_OK : index_flush(s);
     if (e) log_fail(p->log, e, "index");
-    s->index_dirty = s->index.entries > s->index.written || s->timeindex.entries > s->timeindex.written;
-    if (s->index.file) ask(p, s->index.file, NULL, urgent);
-    if (s->timeindex.file) ask(p, s->timeindex.file, NULL, urgent);
+    s->index_dirty = false;
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        if (f->entries > f->written) s->index_dirty = true;
+        if (f->file && f->unsynced) ask(p, f->file, NULL, urgent);
+        f->unsynced = false;
+    }
 }
 
 void psync_begin(struct log_partition *p, bool urgent) {
@@ -104,7 +111,7 @@ void psync_begin(struct log_partition *p, bool urgent) {
     p->sync.serial++;
     DL_APPEND2(p->log->syncing, p, sync.prev, sync.next);
     partition_ref(p);
-    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS ||
+    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS || p->log->closing ||
                       p->log->open_segments > LOG_OPEN_SEGMENTS; /* then to be closed */
     p->sync.waiting = 1; /* this call's own, so that it cannot end before all was asked */
     struct segment *s;

@@ -17,11 +17,13 @@ enum hf_err read_header(struct segment *s, uint64_t pos, uint64_t limit, struct 
     return e ? e : batch_parse(head, (size_t)(limit - pos), out);
 }
 
-static enum hf_err refuse(struct segment *s, uint64_t pos, const char *why) {
-    char path[LOG_PATH];
-    segment_path(s, "log", path);
-    env_log(s->log->env, ENV_ERROR, "segment_damaged", "file=%s byte=%llu reason=\"%s\"", path,
-            (unsigned long long)pos, why);
+/* The same for readers: of bytes that are proven [L19]. */
+static enum hf_err proven_header(struct segment *s, uint64_t pos, uint64_t limit, struct batch_info *out) {
+    enum hf_err e = proof_at(s, pos);
+    if (e) return e;
+    e = read_header(s, pos, limit, out);
+    if (e != HF_EEND && e != HF_ECORRUPT) return e;
+    damage_in(s, pos, -1, "no batch begins here");
     return HF_ECORRUPT;
 }
 
@@ -56,6 +58,7 @@ static enum hf_err locate(struct log_partition *p, int64_t offset, struct place 
     enum hf_err e = HF_OK;
     if (!from_hint(p, offset, &at)) {
         at.seg = segment_of(p, offset);
+        if (at.seg->base > offset) return HF_ECORRUPT; /* the first one is missing: told at start */
         e = segment_open(at.seg);
         if (!e) e = index_find(at.seg, offset, &at.pos);
         if (e) return e;
@@ -66,12 +69,12 @@ static enum hf_err locate(struct log_partition *p, int64_t offset, struct place 
         uint64_t limit = visible(p, at.seg);
         if (at.pos >= limit) {
             if (at.seg == p->high.seg || !at.seg->next) return HF_EEND;
+            if (proof_hole(at.seg)) return HF_ECORRUPT;
             at = (struct place){at.seg->next, 0, 0};
             continue;
         }
-        e = read_header(at.seg, at.pos, limit, b);
-        if (e) return e == HF_EEND || e == HF_ECORRUPT ? refuse(at.seg, at.pos, "no batch here") : e;
-        if (b->base_offset < at.seg->base) return refuse(at.seg, at.pos, "offset below the segment's");
+        e = proven_header(at.seg, at.pos, limit, b);
+        if (e) return e;
         if (b->base_offset + b->last_offset_delta >= offset) break;
         at.pos += b->size;
     }
@@ -89,8 +92,9 @@ static enum hf_err last_boundary(struct segment *s, uint64_t from, uint64_t most
     if (pos < from) pos = from;
     while (pos < limit) {
         struct batch_info b;
-        e = read_header(s, pos, limit, &b);
-        if (e) return refuse(s, pos, "no batch here");
+        e = proven_header(s, pos, limit, &b);
+        if (e == HF_ECORRUPT && pos > from) break; /* what is in front of it can be given */
+        if (e) return e;
         if (pos + b.size > most) break;
         pos += b.size;
         *next = b.base_offset + b.last_offset_delta + 1;
@@ -136,7 +140,11 @@ enum hf_err log_read(struct log *l, struct log_partition *p, int64_t offset, siz
         e = last_boundary(at.seg, at.pos, at.pos + max_bytes, limit, &end, &next);
         if (e) return e;
     }
-    give(p, at, end, next, out);
+    uint64_t good = end;
+    e = proof_range(at.seg, at.pos, end, &good);
+    if (e) return e;
+    if (good < end) next = -1; /* damage ahead; it begins at a batch */
+    give(p, at, good, next, out);
     return HF_OK;
 }
 
@@ -160,7 +168,9 @@ static enum hf_err read_batch(struct segment *s, uint64_t pos, const struct batc
     if (!bytes) return HF_ENOMEM;
     enum hf_err e = segment_read(s, pos, bytes, b->size);
     if (e) return e;
-    return batch_crc_ok(bytes, b) ? HF_OK : refuse(s, pos, "checksum");
+    if (batch_crc_ok(bytes, b)) return HF_OK;
+    damage_in(s, pos, b->base_offset, "the batch does not match its checksum");
+    return HF_ECORRUPT;
 }
 
 /* The first record of the batch that `fits`: with a timestamp of at least ms, at or above the start. */
@@ -194,7 +204,8 @@ static enum hf_err search_segment(struct log_partition *p, struct segment *s, in
     if (!e) e = index_find(s, from, &pos);
     while (!e && pos < limit) {
         struct batch_info b;
-        if (read_header(s, pos, limit, &b)) return refuse(s, pos, "no batch here");
+        e = proven_header(s, pos, limit, &b);
+        if (e) return e;
         if (b.max_timestamp >= ms && b.base_offset + b.last_offset_delta >= p->start) {
             e = first_record(p, s, pos, &b, ms, offset, timestamp);
             if (e != HF_EEND) return e;
@@ -202,7 +213,7 @@ static enum hf_err search_segment(struct log_partition *p, struct segment *s, in
         }
         pos += b.size;
     }
-    return e ? e : HF_EEND;
+    return e ? e : proof_hole(s) ? HF_ECORRUPT : HF_EEND;
 }
 
 enum hf_err log_offset_at(struct log *l, struct log_partition *p, int64_t ms, int64_t *offset,
@@ -229,7 +240,8 @@ enum hf_err log_offset_max_time(struct log *l, struct log_partition *p, int64_t 
         if (e) return e;
         while (pos < limit) {
             struct batch_info b;
-            if (read_header(s, pos, limit, &b)) return refuse(s, pos, "no batch here");
+            e = proven_header(s, pos, limit, &b);
+            if (e) return e;
             if (b.max_timestamp > most && b.base_offset + b.last_offset_delta >= p->start)
                 most = b.max_timestamp;
             pos += b.size;

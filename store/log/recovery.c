@@ -80,9 +80,9 @@ static enum hf_err list_segments(struct log_partition *p, struct tail *out) {
 }
 
 static enum hf_err unlink_left_over(struct log_partition *p, int64_t base) {
-    static const char *const ext[] = {"log", "index", "timeindex"};
+    static const char *const ext[] = {"log", "index", "timeindex", "manifest"};
     struct segment named = {.p = p, .base = base};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         char path[LOG_PATH];
         segment_path(&named, ext[i], path);
         enum hf_err e = env_unlink(p->log->env, path);
@@ -103,8 +103,12 @@ static enum hf_err add_segments(struct log_partition *p, const struct facts *f) 
     struct segment *active = partition_active(p);
     if (!active || active->base != f->base) return refuse(p, 0, "a segment is missing");
     active->size = f->pos;
-    active->index.entries = active->index.written = f->index_entries;
-    active->timeindex.entries = active->timeindex.written = f->time_entries;
+    active->chain = f->chain;
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *x = index_file_of(active, i);
+        x->entries = x->written = f->sums[i].entries;
+        x->crc = f->sums[i].crc;
+    }
     active->max_ts = f->max_ts;
     active->max_ts_offset = f->max_ts_offset;
     active->timed = true;
@@ -121,18 +125,18 @@ static enum hf_err settle_index(struct segment *s, const struct facts *f) {
     s->max_ts_offset = f->max_ts_offset;
     /* The largest time was that of reserved room: which one is below it, only the batches know. */
     bool reserved = f->max_ts >= 0 && f->max_ts_offset >= f->next;
-    enum hf_err e = index_cut(s, f->index_entries, f->time_entries, f->next);
-    if (e || (s->index.entries >= f->index_entries && !reserved)) return e;
-    e = index_cut(s, 0, 0, f->next);
-    s->max_ts = -1;
-    for (uint64_t pos = 0; !e && pos < s->size;) {
-        struct batch_info b;
-        e = read_header(s, pos, s->size, &b);
-        if (e) return refuse(s->p, pos, "no batch where one was");
-        index_add(s, &b, pos, b.base_offset);
-        pos += b.size;
-    }
-    return e;
+    return proof_after_crash(s, f->sums, reserved);
+}
+
+/* The last process may have written it and not synced it, or its sync failed: opening makes it if it is not
+ * there, and its trailer is written again whoever wrote it [L10]. */
+static enum hf_err settle_manifest(struct segment *s) {
+    enum hf_err e = segment_open(s);
+    if (e) return e;
+    s->listed = false;
+    s->index_dirty = s->p->dirty_dir = true;
+    partition_mark_dirty(s->p);
+    return HF_OK;
 }
 
 static enum hf_err load_partition(struct log_partition *p, const struct facts *f, bool clean) {
@@ -148,9 +152,13 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
     struct segment *s = partition_active(p);
     at_end(p, (struct place){s, f->pos, f->next});
     p->noted_base = p->fact_base = f->base;
+    p->listed_below = f->unlisted;
     if (clean) return p->tail->at < p->tail->count ? refuse(p, 0, "a segment nobody knows") : HF_OK;
     e = segment_open(s);
-    return e ? e : settle_index(s, f);
+    if (!e) e = settle_index(s, f);
+    for (s = p->segments; !e && s->sealed; s = s->next)
+        if (s->base >= f->unlisted) e = settle_manifest(s);
+    return e;
 }
 
 /* ---- bringing a partition forward ---- */
@@ -172,14 +180,15 @@ static enum hf_err follow_roll(struct log_partition *p) {
     if (t->at == t->count || t->base[t->at] != p->end.offset) return HF_OK;
     struct segment *old = partition_active(p);
     if (old->base == p->end.offset) return HF_OK;
-    old->sealed = true;
-    index_seal(old);
+    enum hf_err e = segment_seal(old, p->end.offset);
     sync_again(old);
-    enum hf_err e = segment_trim(old);
     struct segment *s = e ? NULL : segment_add(p, t->base[t->at++]);
     if (!s) return e ? e : HF_ENOMEM;
     e = segment_open(s);
-    if (!e) e = index_cut(s, 0, 0, s->base);
+    static const struct index_sum none[INDEX_FILES];
+    unsigned bad;
+    if (!e) e = index_cut(s, none, &bad);
+    s->tracked = true;
     s->timed = true; /* every batch comes by below */
     p->end = (struct place){s, 0, s->base};
     return e;
@@ -211,7 +220,7 @@ static enum hf_err keep(struct log_partition *p, const uint8_t *bytes, const str
         uint64_t next = (uint64_t)b->base_timestamp + (uint64_t)b->last_offset_delta + 1;
         if (next > p->topic->next_sequence) p->topic->next_sequence = next;
     }
-    partition_took(p, b, last);
+    partition_took(p, bytes, b, last);
     return HF_OK;
 }
 
@@ -308,8 +317,8 @@ static enum hf_err jump(struct log_partition *p) {
     if (e) return e;
     env_log(p->log->env, ENV_INFO, "ceiling_jump", "topic=%s partition=%d end=%lld goes_on_at=%lld epoch=%d",
             p->topic->name, p->number, (long long)p->end.offset, (long long)p->ceiling, epoch);
-    old->sealed = true;
-    index_seal(old);
+    e = segment_seal(old, p->end.offset);
+    if (e) return e;
     p->end = (struct place){s, 0, p->ceiling};
     topic_epochs_write(p);
     return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */

@@ -16,7 +16,8 @@
  *                                                                            │ partition_start_move
  *     freed ◄── last pin released ── taken out of its partition ◄────────────┘ or topic deleted
  *
- * Damage on first read, manifests and the scrubber (later work) belong to segment_open and segment_trim. */
+ * What lies in a file that this process did not write is looked at when it is opened, and proven when it is
+ * read (proof.c). */
 #include "log_internal.h"
 
 #include <stdio.h>
@@ -40,6 +41,7 @@ struct segment *segment_add(struct log_partition *p, int64_t base) {
     s->max_ts_offset = base;
     s->first_ts = -1;
     s->since_us = env_mono_us(p->log->env);
+    s->follows = -1;
     s->step = LOG_ALLOC_MIN;
     assert(!p->segments || p->segments->prev->base < base);
     DL_APPEND(p->segments, s);
@@ -106,14 +108,6 @@ void segment_evict(struct log *l) {
     }
 }
 
-static enum hf_err refuse_size(struct segment *s, uint64_t size) {
-    char path[LOG_PATH];
-    segment_path(s, "log", path);
-    env_log(s->log->env, ENV_ERROR, "segment_cut", "file=%s bytes=%llu expected=%llu", path,
-            (unsigned long long)size, (unsigned long long)s->size);
-    return HF_ECORRUPT;
-}
-
 static void opened(struct segment *s, struct hf_file *f) {
     s->file = f;
     DL_PREPEND2(s->log->lru, s, lru_prev, lru_next);
@@ -129,11 +123,10 @@ enum hf_err segment_open(struct segment *s) {
     segment_path(s, "log", path);
     struct hf_file *f;
     enum hf_err e = env_open(s->log->env, path, ENV_WRITE, &f);
+    if (e == HF_ENOTFOUND) damage_in(s, 0, s->base, "the file is missing");
     if (e) return e == HF_ENOTFOUND ? HF_ECORRUPT : e;
     uint64_t size;
     e = env_size(f, &size);
-    if (!e && s->sealed && !s->sized) s->size = size;
-    if (!e && size < s->size) e = refuse_size(s, size);
     if (e) {
         env_close(f);
         return e;
@@ -141,7 +134,8 @@ enum hf_err segment_open(struct segment *s) {
     s->allocated = size;
     opened(s, f);
     if (!s->sized) {
-        e = index_load(s);
+        /* After a crash recovery looks at the active one itself. */
+        e = s->sealed || s->log->clean ? proof_first_look(s, size) : HF_OK;
         if (e) {
             segment_close(s);
             return e;
@@ -185,6 +179,7 @@ static enum hf_err allocate(struct segment *s, uint64_t upto) {
 /* Room for `room` more bytes. */
 enum hf_err segment_writable(struct segment *s, uint64_t room) {
     enum hf_err e = segment_open(s);
+    if (!e && s->cut) e = HF_ECORRUPT;
     return e ? e : allocate(s, s->size + room);
 }
 
@@ -197,8 +192,9 @@ enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
     enum hf_err e = env_open(p->log->env, path, ENV_CREATE, &f);
     if (!e) {
         opened(s, f);
-        s->sized = true;
+        s->sized = s->tracked = true;
         e = env_truncate(f, 0);
+        if (!e) e = index_clear(s); /* power loss may have left names of an earlier one with this base */
         if (!e) e = segment_writable(s, room);
     }
     if (e) {
@@ -226,7 +222,7 @@ enum hf_err segment_first(struct log_partition *p, struct segment **out) {
         return e;
     }
     env_close(f);
-    s->sized = s->timed = true;
+    s->sized = s->tracked = s->timed = true;
     *out = s;
     return HF_OK;
 }
@@ -256,7 +252,7 @@ enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, si
 /* Gives back what was preallocated and is not used. */
 enum hf_err segment_trim(struct segment *s) {
     write_gathered_of(s);
-    if (!s->file || s->allocated == s->size) return HF_OK;
+    if (!s->file || s->allocated <= s->size) return HF_OK;
     enum hf_err e = env_truncate(s->file, s->size);
     if (e) return e;
     s->allocated = s->size;
@@ -265,18 +261,27 @@ enum hf_err segment_trim(struct segment *s) {
     return HF_OK;
 }
 
+/* Nothing more is appended: the next batch, at next_offset or above, begins the segment behind it. */
+enum hf_err segment_seal(struct segment *s, int64_t next_offset) {
+    s->sealed = true;
+    s->next_offset = next_offset;
+    index_seal(s);
+    return segment_trim(s);
+}
+
 /* ---- the end of a segment ---- */
 
 static void free_segment(struct segment *s) {
     segment_close(s);
     s->log->stats.segments--;
+    free(s->proven);
     free(s);
 }
 
 /* Takes it out of its partition. Whoever pinned it goes on reading: the file lives as long as it is open. */
 void segment_remove(struct segment *s, bool unlink_files) {
-    static const char *const ext[] = {"log", "index", "timeindex"};
-    for (int i = 0; unlink_files && i < 3; i++) {
+    static const char *const ext[] = {"log", "index", "timeindex", "manifest"};
+    for (int i = 0; unlink_files && i < 4; i++) {
         char path[LOG_PATH];
         segment_path(s, ext[i], path);
         enum hf_err e = env_unlink(s->log->env, path);

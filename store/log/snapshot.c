@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { VERSION = 1, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
+enum { VERSION = 1, SNAPSHOT_VERSION = 2, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
 
 void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]) {
     memset(out, 0, HF_SECTOR);
@@ -96,8 +96,15 @@ static void encode_partition(struct log_partition *p, bool clean, struct hf_buf 
     hf_buf_be64(out, p->topic->next_sequence);
     hf_buf_be64(out, (uint64_t)at.seg->max_ts);
     hf_buf_be64(out, (uint64_t)at.seg->max_ts_offset);
-    hf_buf_be32(out, at.seg->index.entries);
-    hf_buf_be32(out, at.seg->timeindex.entries);
+    hf_buf_be64(out, (uint64_t)manifest_missing_from(p));
+    hf_buf_be32(out, p->parts ? p->parts->chain : at.seg->chain);
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *file = index_file_of(at.seg, i);
+        uint32_t n = p->parts ? p->parts->index_count[i] : clean ? file->written : file->entries;
+        struct index_sum sum = index_sum_at(at.seg, file, n); /* a full disk may have left some in memory */
+        hf_buf_be32(out, sum.entries);
+        hf_buf_be32(out, sum.crc);
+    }
     hf_buf_be32(out, (uint32_t)p->epoch_count);
     for (size_t i = 0; i < p->epoch_count; i++) {
         hf_buf_be32(out, (uint32_t)p->epochs[i].epoch);
@@ -111,7 +118,7 @@ static void encode_partition(struct log_partition *p, bool clean, struct hf_buf 
 void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_buf *out) {
     hf_buf_init(out, SNAPSHOT_MAX);
     hf_buf_put(out, "HFSN", 4);
-    hf_buf_be32(out, VERSION);
+    hf_buf_be32(out, SNAPSHOT_VERSION);
     hf_buf_be64(out, generation);
     hf_buf_be32(out, 0);
     uint32_t n = 0;
@@ -161,8 +168,12 @@ static void decode_facts(struct hf_reader *r, struct facts *f) {
     f->next_sequence = hf_read_be64(&x);
     f->max_ts = (int64_t)hf_read_be64(&x);
     f->max_ts_offset = (int64_t)hf_read_be64(&x);
-    f->index_entries = hf_read_be32(&x);
-    f->time_entries = hf_read_be32(&x);
+    f->unlisted = (int64_t)hf_read_be64(&x);
+    f->chain = hf_read_be32(&x);
+    for (int i = 0; i < INDEX_FILES; i++) {
+        f->sums[i].entries = hf_read_be32(&x);
+        f->sums[i].crc = hf_read_be32(&x);
+    }
     f->epoch_count = hf_read_be32(&x);
     f->epochs = hf_read_bytes(&x, (size_t)f->epoch_count * 12);
     f->producers = hf_str_make(x.p, hf_reader_left(&x));

@@ -185,10 +185,12 @@ void state_apply(struct log *l, const uint8_t *batches, size_t n) {
 /* ---- at start ---- */
 
 static enum hf_err load_segment(struct log *l, struct segment *s) {
-    uint64_t pos = 0;
+    uint64_t pos = 0, good = 0;
     struct hf_buf buf;
     hf_buf_init(&buf, LOG_SEGMENT_MAX);
     enum hf_err e = segment_open(s);
+    if (!e && s->size > 0) e = proof_range(s, 0, s->size, &good);
+    if (!e && good < s->size) e = HF_ECORRUPT;
     while (!e && pos < s->size) {
         struct batch_info b;
         e = read_header(s, pos, s->size, &b);

@@ -19,6 +19,7 @@ void fixture_open(struct fixture *f, uint64_t seed) {
                   .journal_file_bytes = 64 << 10,
                   .checkpoint_bytes = 128 << 10,
                   .reserve_bytes = 1 << 20,
+                  .anchor_bytes = 4 << 10,
                   .auto_create = true,
               });
 }

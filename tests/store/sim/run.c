@@ -187,6 +187,14 @@ static void live(struct run *r, struct run_totals *totals) {
     }
 }
 
+/* The machine damages nothing in these runs: whatever a crash left must not be taken for damage. */
+static void damaged(void *arg, const struct log_damage *d) {
+    struct run *r = arg;
+    if (hf_sim_failed(r->sim)) return;
+    model_broken(r->model, "M0", "damage is told where there is none: %s byte %llu: %s", d->file,
+                 (unsigned long long)d->byte, d->what);
+}
+
 static void draw_options(struct run *r) {
     static const uint64_t segments[] = {2048, 8192, 65536};
     static const uint64_t journals[] = {64 << 10, 64 << 10, 128 << 10};
@@ -198,6 +206,9 @@ static void draw_options(struct run *r) {
         .checkpoint_bytes = (uint64_t)8192 << run_below(r, 4),
         .reserve_bytes = 16 << 10,
         .retention_check_ms = 1 + (int64_t)run_below(r, 50),
+        .anchor_bytes = 512,
+        .damaged = damaged,
+        .damaged_arg = r,
     };
     log_settings_put(&r->options.settings, LOG_RETENTION_MS, -1);
     log_settings_put(&r->options.settings, LOG_SEGMENT_MS, 3600000);
