@@ -50,7 +50,8 @@ static enum hf_err scan_times(struct log *l, struct segment *s) {
     while (r->scan_pos < s->size) {
         struct batch_info b;
         if (r->budget-- <= 0) return HF_EAGAIN;
-        enum hf_err e = read_header(s, r->scan_pos, s->size, &b);
+        enum hf_err e = proof_at(s, r->scan_pos); /* a damaged time must not make it look old */
+        if (!e) e = read_header(s, r->scan_pos, s->size, &b);
         if (e) return e;
         if (b.max_timestamp > s->max_ts) s->max_ts = b.max_timestamp;
         r->scan_pos += b.size;

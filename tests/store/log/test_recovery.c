@@ -74,7 +74,7 @@ static void an_unknown_format_is_refused(void **state) {
     assert_int_equal(env_open(f.env, "meta", ENV_WRITE, &meta), HF_OK);
     assert_int_equal(env_write(meta, 0, "format=7", 8), HF_OK);
     assert_int_equal(log_open(f.env, &f.options, &f.log), HF_EUNSUPPORTED);
-    assert_int_equal(env_write(meta, 0, "format=1", 8), HF_OK);
+    assert_int_equal(env_write(meta, 0, "format=2", 8), HF_OK);
     env_close(meta);
     hf_sim_restart(f.sim);
     fixture_start(&f);

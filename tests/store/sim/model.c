@@ -356,9 +356,22 @@ static void lose(struct model *m, struct message *x) {
     x->durable = x->expected = x->seen = false;
 }
 
+/* Nobody can look whether a message below the start survived. If it may be lost, so may be the memory of its
+ * producer's sequence: sent again it would get another offset. */
+static void forget_released(const struct model *m, struct message *x, bool power) {
+    if (x->found || x->durable || x->commit >= 0 || (!power && !m->syncs_failed)) return;
+    x->fate = FATE_LOST;
+    x->base = -1;
+    x->expected = x->seen = false;
+}
+
 /* M1, M2 for one message; unknown ones are decided. */
 static void settle_message(struct model *m, struct message *x, bool power) {
-    if (!alive(m, x) || x->fate == FATE_REFUSED || x->fate == FATE_LOST || released(m, x)) return;
+    if (!alive(m, x) || x->fate == FATE_REFUSED || x->fate == FATE_LOST) return;
+    if (released(m, x)) {
+        forget_released(m, x, power);
+        return;
+    }
     if (x->found && !whole(x)) {
         model_broken(m, "M6", "message %u of %u records is there in part", x->id, x->count);
         return;
