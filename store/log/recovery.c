@@ -317,8 +317,9 @@ static enum hf_err jump(struct log_partition *p) {
     if (e) return e;
     env_log(p->log->env, ENV_INFO, "ceiling_jump", "topic=%s partition=%d end=%lld goes_on_at=%lld epoch=%d",
             p->topic->name, p->number, (long long)p->end.offset, (long long)p->ceiling, epoch);
-    e = segment_seal(old, p->end.offset);
-    if (e) return e;
+    old->sealed = true; /* its tail was cut before */
+    old->next_offset = p->end.offset;
+    index_seal(old);
     p->end = (struct place){s, 0, p->ceiling};
     topic_epochs_write(p);
     return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */
