@@ -9,13 +9,13 @@
  *     proof_at, _range    a reader comes: the stretches it wants
  *     scrub.c             all others, slowly
  *
- *   manifest    index files    batches     then
- *   whole       whole          right       served
- *   whole       otherwise      right       indexes are made again, and told
- *   not whole   any            right       manifest and indexes are made again, and told
- *   whole       any            damaged     the stretch is refused (HF_ECORRUPT), and told; all others are
- * served not whole   any            damaged     as above, but from the damage on: nothing proves what lies
- * behind
+ *     manifest    index files  batches    then
+ *     --------    -----------  -------    ----
+ *     whole       whole        right      served
+ *     whole       otherwise    right      indexes are made again, and told
+ *     not whole   any          right      manifest and indexes are made again, and told
+ *     whole       any          damaged    the stretch is refused (HF_ECORRUPT) and told
+ *     not whole   any          damaged    the same, with all behind it, which nothing proves
  *
  * Nothing is ever cut away here: that takes an operator (verify.c).
  *
