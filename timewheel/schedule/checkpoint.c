@@ -8,8 +8,8 @@
  * tombstones are written to one run, what it knows of ids to another, in slices, while it goes on firing.
  * Then one commit makes both runs exist, moves the low-water of holdfast.delay to the noted offsets, and
  * stores them as the base: the next start reads the log from there. So a checkpoint splits time cleanly:
- * everything read before the base is fired, dead, or in a run, and what is known of ids at the base is in
- * runs of ids.
+ * everything read before the base is fired, dead, or in a run (S2), and what is known of ids at the base is
+ * in runs of ids (S4).
  *
  * A message that a started commit fires is left out: that commit is durable before this one, or both fail.
  *

@@ -5,7 +5,7 @@
  *     runs (one block each)    ─┘
  *
  * The limit. A place may be fired when inside time has reached its due time, and when no record that is still
- * unread can come before it or cancel it. Whatever is read later was accepted at or after
+ * unread can come before it or cancel it (S3). Whatever is read later was accepted at or after
  *     the stable time, if all that is readable has been read,
  *     the acceptance of the last record read, if not,
  * and the engine is told the floor (inside time) under which it must accept nothing more. A limit once
@@ -118,7 +118,7 @@ static enum hf_err take(struct schedule *s, struct pick *p) {
     if (p->tombstone) s->buried = p->place;
     if (fires) e = batch_add(&s->batch, p->gather ? item_body(p->item) : p->source->cursor.body, p->place);
     if (e) return e;
-    s->taken = p->place;
+    s->taken = p->place; /* S1, and S5 with what follows: the source steps over it */
     if (p->source) return run_cursor_next(&p->source->cursor);
     gather_take(p->gather, p->item);
     return HF_OK;
@@ -578,8 +578,8 @@ static enum hf_err commit_without_moves(struct schedule *s) {
 enum hf_err fire_slice(struct schedule *s, bool *more) {
     if (s->clock.leapt) return HF_OK;
     int64_t limit = fire_limit(s);
-    if (limit > s->limit_ms) s->limit_ms = limit;
-    if (!free_commit(s)) return HF_OK; /* a completion brings us back */
+    if (limit > s->limit_ms) s->limit_ms = limit; /* S3 */
+    if (!free_commit(s)) return HF_OK;            /* a completion brings us back */
     enum hf_err e = s->batch.count == 0 ? fill_batch(s, s->limit_ms) : HF_OK;
     if (e) return e;
     if (s->batch.count == 0) {

@@ -1,9 +1,10 @@
 /* What is known of ids.
  *
  * A key is 'i' topic 0x00 id, or, for the outcome of an operation, 'o' partition offset (be32, be64). What
- * was last written of a key counts. Keys live in the gatherings, and in runs of their own, sorted by (hash,
- * sequence of the operation): a Bloom filter of 14 bits a key answers for most runs that they know nothing;
- * for the others one block is read. So an id that waits a year costs bits of memory, whatever becomes of it.
+ * was last written of a key counts. Keys live in the gatherings, and in runs of their own (S4), sorted by
+ * (hash, sequence of the operation): a Bloom filter of 14 bits a key answers for most runs that they know
+ * nothing; for the others one block is read. So an id that waits a year costs bits of memory, whatever
+ * becomes of it.
  *
  * Body of an entry in such a run:
  *     hash u63 uvarint, sequence of the operation uvarint (these two are its place), kind u8, outcome u8,

@@ -120,7 +120,7 @@ static struct run_cursor *lowest(struct merge *m) {
     return best;
 }
 
-/* All entries of one place: a message, a tombstone, or both. */
+/* All entries of one place: a message, a tombstone, or both, which vanish together (S2). */
 static enum hf_err copy_place(struct schedule *s, struct place at) {
     struct merge *m = &s->merge;
     size_t messages = 0, tombstones = 0;

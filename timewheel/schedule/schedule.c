@@ -34,11 +34,17 @@
  * same decisions as before (accept.c), and messages at or before the mark are left out.
  *
  * Invariants (schedule_check):
+ *
  *   S1  mark <= started <= taken: durable, committing, taken from their sources
+ *
  *   S2  every accepted message is at exactly one of: at or before `taken`; live in a gathering; in one run,
- * unless a tombstone with its place is in a gathering or a run S3  nothing readable and unread can have a
- * place at or before limit_ms, or cancel one (fire.c) S4  what is known of ids at the base is in runs of ids;
- * later knowledge is in the gatherings S5  every source's head lies behind `taken`
+ *       unless a tombstone with its place is in a gathering or a run
+ *
+ *   S3  nothing readable and unread can have a place at or before limit_ms, or cancel one (fire.c)
+ *
+ *   S4  what is known of ids at the base is in runs of ids; later knowledge is in the gatherings
+ *
+ *   S5  every source's head lies behind `taken`
  *
  * Failure. A commit that fails takes all later ones with it; the schedule then throws its memory away and
  * starts again from durable state (rewind), as after a crash. So does it when memory runs out in the middle
