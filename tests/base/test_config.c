@@ -37,8 +37,9 @@ static enum hf_err load(char *const *argv) {
 }
 
 static char *write_file(const char *text) {
-    static char path[64];
-    strcpy(path, "/tmp/holdfast-config-XXXXXX");
+    static char path[200];
+    const char *base = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/holdfast-config-XXXXXX", base ? base : "/tmp");
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));

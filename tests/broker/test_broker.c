@@ -136,7 +136,7 @@ static void *run(void *arg) {
 
 /* ---- set up ---- */
 
-static char root[] = "/tmp/holdfast-broker-XXXXXX";
+static char root[200];
 
 static void start(struct broker_options o) {
     static const struct broker_handler handlers[] = {{KAFKA_API_metadata, on_metadata, NULL},
@@ -659,6 +659,8 @@ int main(void) {
         cmocka_unit_test(http_routes_and_limits),
         cmocka_unit_test(http_connections_past_the_limit_wait_until_one_is_closed),
     };
+    const char *base = getenv("TMPDIR");
+    snprintf(root, sizeof root, "%s/holdfast-broker-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(root) || signal(SIGPIPE, SIG_IGN) == SIG_ERR) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(body);

@@ -6,13 +6,13 @@ says what they promise each other and compares. With --due the kill comes when a
 import argparse
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from alone import clear_away  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from promises import KILL, Lives, Load, Verdict, create_topics, epochs  # noqa: E402
 
@@ -29,7 +29,7 @@ def main():
     rng, verdict, lives = random.Random(o.seed), Verdict(), Lives()
     print(f"seed {o.seed}, folder {folder}", flush=True)
     server = Holdfast(o.binary, folder, "--segment.bytes=1MiB")
-    slowest = 0
+    load, slowest = None, 0
     try:
         server.start()
         server.listen = server.kafka  # the same over restarts
@@ -51,13 +51,13 @@ def main():
         verdict.say(server.stop() == 0, "the clean stop failed")
         print(f"{o.rounds} rounds, slowest start {slowest:.2f} s, {len(verdict.wrong)} wrong")
     finally:
+        if load:
+            load.stop.set()
         server.stop(signal.SIGKILL)
-        if o.keep or verdict.wrong:
-            print(f"kept {folder}")
-        else:
-            shutil.rmtree(folder)
+        clear_away(folder, o.keep or verdict.wrong)
     return 1 if verdict.wrong else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # through the cleaning up
     sys.exit(main())

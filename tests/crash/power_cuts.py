@@ -35,6 +35,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from alone import alone, clear_away  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from promises import KILL, POWER, Lives, Load, Verdict, create_topics, epochs  # noqa: E402
 
@@ -246,7 +247,7 @@ def why_not(fs, folder):
 
 def run_episode(o, seed, rounds):
     folder = tempfile.mkdtemp(prefix=f"holdfast-power-{o.fs}-", dir=o.images)
-    machine, wrong = None, ["it did not come to an end"]
+    machine, wrong = None, []
     try:
         machine = Machine(o, folder, seed)
         machine.run(rounds)
@@ -256,10 +257,7 @@ def run_episode(o, seed, rounds):
     finally:
         if machine:
             machine.close()
-        if o.keep or wrong:
-            print(f"kept {folder}", flush=True)
-        else:
-            shutil.rmtree(folder)
+        clear_away(folder, o.keep or wrong)
     return len(wrong), machine.tally
 
 
@@ -292,4 +290,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(main))

@@ -11,6 +11,7 @@ they wrote with what the topics hold.
   offsets    committed by a group    never behind the last commit that was answered
   readers    of plain and durable    what was read from an acks=all topic is there, at its offset; no offset, answered or
                                      read, ever means two messages
+  bytes      of every message read   are those that were sent: they follow from the message's number; batches' checksums too
 
 A life lasts from one start of the server to its end. Which life an answer of `plain` belongs to follows from the leader epoch of
 its offset, so it does not matter when the answer was looked at."""
@@ -20,12 +21,30 @@ import socket
 import struct
 import threading
 import time
+import zlib
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2}
 KILL, POWER = "kill", "power"
+
+
+FILLER = random.Random(0).randbytes(16384)
+
+
+def bytes_of(text):
+    """What is sent as message `text`: its name, then bytes that follow from it, mostly few, now and then some thousand."""
+    draw = zlib.crc32(text.encode())
+    at, length = draw % 8192, (draw >> 13) % (8000 if draw % 16 == 0 else 200)
+    return text.encode() + b" " + FILLER[at:at + length]
+
+
+def text_of(value):
+    text = value.split(b" ", 1)[0].decode(errors="replace")
+    if bytes_of(text) != value:
+        raise ValueError(f"{len(value)} bytes that nobody sent: {value[:60]!r}")
+    return text
 
 
 def create_topics(servers):
@@ -58,7 +77,7 @@ class Reads:
         self.changed = []    # places that meant two messages
 
     def add(self, message):
-        place, value = (message.partition(), message.offset()), message.value()
+        place, value = (message.partition(), message.offset()), text_of(message.value())
         if self.at.setdefault(place, value) != value:
             self.changed.append((place, self.at[place], value))
 
@@ -78,7 +97,7 @@ class Load:
         self.committed = {}       # partition -> offset, as acknowledged
         self.failures = []
         self.seed = seed
-        self.threads = [threading.Thread(target=self.guarded, args=(f,)) for f in
+        self.threads = [threading.Thread(target=self.guarded, args=(f,), daemon=True) for f in
                         (self.run_plain, self.run_durable, self.run_delayed, self.run_transactions, self.run_group,
                          self.run_reader)]
 
@@ -115,7 +134,7 @@ class Load:
 
     def consumer(self, **more):
         return Consumer({"bootstrap.servers": self.servers, "enable.auto.commit": False, "auto.offset.reset": "earliest",
-                         "session.timeout.ms": 6000, "log_level": 0, "reconnect.backoff.ms": 20,
+                         "session.timeout.ms": 6000, "check.crcs": True, "log_level": 0, "reconnect.backoff.ms": 20,
                          "reconnect.backoff.max.ms": 200, "error_cb": lambda e: None, **more})
 
     def produce(self, producer, topic, sends, number, **message):
@@ -141,12 +160,12 @@ class Load:
     def run_plain(self):
         producer = self.producer(**{"acks": 1, "message.send.max.retries": 0, "message.timeout.ms": 5000})
         for n in self.numbers(producer, 2000):
-            self.produce(producer, "plain", self.plain, n, key=str(n % 50), value=str(n))
+            self.produce(producer, "plain", self.plain, n, key=str(n % 50), value=bytes_of(str(n)))
 
     def run_durable(self):
-        producer = self.producer(**{"enable.idempotence": True})
+        producer = self.producer(**{"enable.idempotence": True, "compression.type": "lz4"})
         for n in self.numbers(producer, 2000):
-            self.produce(producer, "durable", self.durable, n, key=str(n % 50), value=str(n))
+            self.produce(producer, "durable", self.durable, n, key=str(n % 50), value=bytes_of(str(n)))
 
     def when(self, draw):
         """The header that says when: at the moment that is aimed at, or after a while of its own."""
@@ -158,7 +177,7 @@ class Load:
     def run_delayed(self):
         producer = self.producer(**{"enable.idempotence": True})
         for n in self.numbers(producer, 4000 if self.moments else 1000):
-            self.produce(producer, "holdfast.delay", self.delayed, n, key=str(n % 50), value=str(n),
+            self.produce(producer, "holdfast.delay", self.delayed, n, key=str(n % 50), value=bytes_of(str(n)),
                          headers=[("hf-topic", b"fired"), self.when(random.Random(n))])
 
     def run_transactions(self):
@@ -166,7 +185,7 @@ class Load:
         for n in self.numbers(producer, 200):
             group = [("hf-group", b"kill-rounds")]
             for half in range(2):
-                self.produce(producer, "holdfast.txn", self.halves, (n, half), key=f"t{n}", value=f"{n}/{half}",
+                self.produce(producer, "holdfast.txn", self.halves, (n, half), key=f"t{n}", value=bytes_of(f"{n}/{half}"),
                              headers=group + [("hf-op", b"prepare"), ("hf-topic", b"settled"), ("hf-check-after", b"1h"),
                                               ("hf-key", f"{n}".encode()), ("hf-message-id", f"{n}/{half}".encode())])
             draw = random.Random(n).random()
@@ -221,14 +240,14 @@ def group_offsets(servers):
 def read_all(servers, topic):
     """Every message of the topic as (partition, offset, timestamp, value, headers)."""
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "reader", "enable.auto.commit": False,
-                         "enable.partition.eof": True, "auto.offset.reset": "earliest", "log_level": 0})
+                         "enable.partition.eof": True, "auto.offset.reset": "earliest", "check.crcs": True, "log_level": 0})
     found, at_end = [], set()
     consumer.assign([TopicPartition(topic, p, 0) for p in range(TOPICS[topic])])
     deadline = time.monotonic() + 60
     while len(at_end) < TOPICS[topic] and time.monotonic() < deadline:
         for m in consumer.consume(1000, 1.0):
             if m.error() is None:
-                found.append((m.partition(), m.offset(), m.timestamp()[1], m.value().decode(), dict(m.headers() or [])))
+                found.append((m.partition(), m.offset(), m.timestamp()[1], text_of(m.value()), dict(m.headers() or [])))
             else:
                 at_end.add(m.partition())
     consumer.close()

@@ -22,6 +22,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "support"), os.path.join(HERE, "..", "crash")]
+from alone import alone, clear_away  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from promises import KILL, POWER, Lives, Load, Verdict, create_topics, epochs  # noqa: E402
 
@@ -187,7 +188,7 @@ def main():
         return SKIPPED
     folder = tempfile.mkdtemp(prefix="holdfast-disk-")
     print(f"seed {o.seed}, folder {folder}", flush=True)
-    machine, wrong = None, ["it did not come to an end"]
+    machine, wrong = None, []
     try:
         machine = Machine(o, folder)
         machine.run(o.rounds)
@@ -197,12 +198,9 @@ def main():
     finally:
         if machine:
             machine.close()
-        if o.keep or wrong:
-            print(f"kept {folder}")
-        else:
-            shutil.rmtree(folder)
+        clear_away(folder, o.keep or wrong)
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(main))

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A full disk, for real: full_disk.py --binary build/holdfast [--keep]
 
-The data folder lies on a small tmpfs. A file of ours beside it takes its space away and gives it back. As root; else it says
-so and ends with 77 (skipped).
+The data folder lies on a small tmpfs. A file of ours beside it takes its space away and gives it back. Ends with 77 (skipped),
+saying why, where no tmpfs can be mounted.
 
   below the reserve   clients' produces fail with KAFKA_STORAGE_ERROR; reading, firing, committed offsets and decisions go on
   nothing left        the server stays up and readers read; what cannot be moved stays pending, nothing is rejected
@@ -18,6 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from alone import alone, clear_away  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from servers import until  # noqa: E402
 
@@ -220,7 +221,7 @@ def main():
     options.add_argument("--keep", action="store_true", help="leave the folder for a look")
     o = options.parse_args()
     if os.geteuid() != 0:
-        print("skipped: needs root to mount a tmpfs")
+        print("skipped: needs root, or a user namespace, to mount a tmpfs")
         return SKIPPED
     folder = tempfile.mkdtemp(prefix="holdfast-full-")
     disk = Disk(folder)
@@ -247,10 +248,9 @@ def main():
     finally:
         server.stop(signal.SIGKILL)
         disk.unmount()
-        if not o.keep:
-            shutil.rmtree(folder)
+        clear_away(folder, o.keep)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(main))

@@ -4,6 +4,7 @@
         ... server.kafka ("127.0.0.1:40123"), server.port, server.http, server.pid, server.log() ...
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -32,6 +33,7 @@ class Holdfast:
         with open(self.errors, "a") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                                             cwd=self.folder, text=True)
+        self.pid = self.process.pid  # the wrapper's, until the server tells its own
         line = self.process.stdout.readline()
         match = READY.match(line.rstrip("\n"))
         if not match:
@@ -47,7 +49,8 @@ class Holdfast:
         if not self.process:
             return None
         if self.process.poll() is None:
-            os.kill(self.pid, how)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, its wrapper has not yet
+                os.kill(self.pid, how)
         try:
             status = self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
