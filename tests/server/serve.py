@@ -128,7 +128,7 @@ def clients_are_told_the_advertised_address(folder):
 def a_stop_is_quick_while_consumers_wait(folder):
     """A stop that waits for them takes at least 2 s; a machine that is busy may make any stop slow, not every one."""
     quickest = 1e9
-    for _ in range(5):
+    for _ in range(20):
         with Holdfast(binary, folder) as server:
             consumer = KafkaConsumer("t", bootstrap_servers=server.kafka, fetch_max_wait_ms=20000, request_timeout_ms=30000)
             consumer.poll(timeout_ms=300)
@@ -138,7 +138,7 @@ def a_stop_is_quick_while_consumers_wait(folder):
             consumer.close(autocommit=False)
         if quickest < 1.5:
             return
-    raise AssertionError(f"the quickest of 5 stops took {quickest:.1f} s")
+    raise AssertionError(f"the quickest of 20 stops took {quickest:.1f} s")
 
 
 # ---- under strace ----
@@ -174,7 +174,7 @@ def acks_all_is_answered_after_its_sync_and_fetches_use_sendfile(folder):
     with server:
         producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", linger_ms=0)
         for i in range(50):
-            producer.send("synced", value=b"MARK%04d" % i).get(30)
+            producer.send("synced", value=b"MARK%04d" % i).get(60)
         producer.close()
         consumer = KafkaConsumer(bootstrap_servers=server.kafka, consumer_timeout_ms=30000)
         consumer.assign([TopicPartition("synced", 0)])
@@ -210,11 +210,11 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
         answered = 0
         try:
             for i in range(200):
-                producer.send("t", value=b"x").get(10)
+                producer.send("t", value=b"x").get(60)
                 answered += 1
         except Exception:
             pass
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while server.alive() and time.monotonic() < end:
             time.sleep(0.05)
         assert not server.alive() and 0 < answered < 200, answered
