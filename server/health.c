@@ -50,6 +50,10 @@ static void log_metrics(const struct server *s, struct hf_buf *out) {
     metric(out, "holdfast_topics", "gauge", l.topics);
     metric(out, "holdfast_partitions", "gauge", l.partitions);
     metric(out, "holdfast_segments", "gauge", l.segments);
+    metric(out, "holdfast_log_damages_total", "counter", l.damages);
+    metric(out, "holdfast_log_rebuilt_total", "counter", l.rebuilt);
+    metric(out, "holdfast_log_scrubs_total", "counter", l.scrubs);
+    metric(out, "holdfast_log_scrubbed_bytes_total", "counter", l.scrubbed_bytes);
     metric(out, "holdfast_disk_free_bytes", "gauge", l.free_bytes);
 }
 

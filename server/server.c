@@ -118,6 +118,8 @@ static enum hf_err open_store(struct server *s) {
         .auto_create = o->auto_create,
         .settings = s->settings_of_topics,
         .retention_check_ms = o->retention_check_ms,
+        .scrub_interval_ms = o->scrub_interval_ms ? o->scrub_interval_ms : -1,
+        .scrub_bytes_s = (uint64_t)o->scrub_bytes_s,
     };
     e = log_open(s->env, &options, &s->log);
     if (e) return e;

@@ -15,6 +15,8 @@ static const struct log_options defaults = {
     .reserve_bytes = 64 << 20,
     .retention_check_ms = 30000,
     .anchor_bytes = 256 << 10,
+    .scrub_interval_ms = INT64_C(7) * 86400 * 1000,
+    .scrub_bytes_s = 8 << 20,
 };
 
 void log_fail(struct log *l, enum hf_err e, const char *what) {
@@ -81,14 +83,17 @@ int64_t log_step(struct log *l) {
     ids_step(l);
     state_step(l);
     retention_step(l);
+    scrub_step(l);
     journal_prepare(l);
     trash_step(l);
     segment_evict(l);
     journal_kick(l);
     bool more = l->ready || l->moved || l->trash ||
                 (l->journal.growing && l->journal.grown < l->journal.growing->size);
-    int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000, retention_ms = retention_wait(l);
-    return retention_ms < wait_ms ? retention_ms : wait_ms;
+    int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000, others_ms[] = {retention_wait(l), scrub_wait(l)};
+    for (int i = 0; i < 2; i++)
+        if (others_ms[i] < wait_ms) wait_ms = others_ms[i];
+    return wait_ms;
 }
 
 /* Goes on until `settled`, waiting for the disk. Blocks: start and stop only. */
@@ -157,6 +162,8 @@ static enum hf_err settle_options(struct log *l, const struct log_options *given
     if (o.reserve_bytes == 0) o.reserve_bytes = defaults.reserve_bytes;
     if (o.retention_check_ms == 0) o.retention_check_ms = defaults.retention_check_ms;
     if (o.anchor_bytes == 0) o.anchor_bytes = defaults.anchor_bytes;
+    if (o.scrub_interval_ms == 0) o.scrub_interval_ms = defaults.scrub_interval_ms;
+    if (o.scrub_bytes_s == 0) o.scrub_bytes_s = defaults.scrub_bytes_s;
     if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
     l->o = o;
     bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
@@ -289,6 +296,7 @@ void log_abandon(struct log *l) {
     journal_close(l);
     creations_forget(l);
     retention_forget(l);
+    scrub_forget(l);
     alterations_forget(l);
     psync_forget(l);
     if (l->checkpoint.file) env_close(l->checkpoint.file);

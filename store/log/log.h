@@ -47,6 +47,8 @@ struct log_options {
     int64_t retention_check_ms;   /* how often partitions are looked at for retention; 30 s */
     size_t ids_max;               /* topics; 100,000 partitions in all */
     uint64_t anchor_bytes;        /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
+    int64_t scrub_interval_ms;    /* between two passes of the scrubber; a week; -1: never */
+    uint64_t scrub_bytes_s;       /* how fast it reads; 8 MiB/s */
     void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage beside the log line */
     void *damaged_arg;
 };
@@ -201,13 +203,18 @@ HF_CHECK enum hf_err log_offset_max_time(struct log *l, struct log_partition *p,
 /* End offset of the largest epoch at most `epoch` (OffsetForLeaderEpoch); HF_EEND: unknown. */
 HF_CHECK enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32_t *found, int64_t *end);
 
+/* Reads and proves everything that the log keeps, at once: for tools, it blocks. What is damaged is told as
+ * always. Fails with the last error of what could not be read. */
+HF_CHECK enum hf_err log_scrub(struct log *l);
+
 /* ---- numbers for /metrics ---- */
 
 struct log_stats {
     uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints;
     uint64_t topics, partitions, segments;
     uint64_t free_bytes;
-    uint64_t damages, rebuilt; /* told since the start */
+    uint64_t damages, rebuilt;       /* told since the start */
+    uint64_t scrubs, scrubbed_bytes; /* passes of the scrubber, and what it read */
 };
 void log_stats(const struct log *l, struct log_stats *out);
 

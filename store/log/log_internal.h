@@ -13,6 +13,7 @@
  *     retention.c   what is old goes
  *     configure.c   what topics are told       settings.c    its names and ranges
  *     manifest.c    what a closed segment must be     proof.c    and whether it is: damage, rebuilding
+ *     scrub.c       what nobody reads
  *
  * Everything here belongs to the core thread. */
 #ifndef STORE_LOG_INTERNAL_H
@@ -412,11 +413,25 @@ struct retention {
     uint64_t scan_pos;
 };
 
+/* ---- the scrubber ---- */
+
+struct scrub {
+    struct log_partition **row; /* of the pass under way; NULL: none */
+    size_t count, at;
+    int64_t base; /* goes on with the segment that has this base or the next one; -1: the partition begins */
+    uint64_t pos; /* and here in it */
+    uint64_t run, block;  /* behind the partitions: the run, and where in it */
+    uint64_t read;        /* by the last piece */
+    enum hf_err left_out; /* the last thing that could not be read */
+    int64_t next_us;      /* when the next piece is due; 0: not yet known */
+};
+
 /* ---- runs ---- */
 
 struct run {
     uint64_t id, bucket, bytes;
     struct hf_file *file; /* for reading; NULL: closed */
+    uint64_t reported;    /* the damage told last: its byte + 1 */
     bool sealed;          /* written and synced */
     bool named;           /* by a durable commit */
     UT_hash_handle hh;
@@ -459,6 +474,7 @@ struct log {
     struct checkpoint checkpoint;
     struct state state;
     struct retention retention;
+    struct scrub scrub;
     struct log_partition *dirty;              /* bytes not known to be synced */
     struct log_partition *flush, *flush_last; /* somebody waits for a sync */
     struct log_partition *ceilings;           /* ask for a higher ceiling */
@@ -568,7 +584,8 @@ struct walk {
     uint64_t at;      /* the last batch, its header, and what it says */
     struct batch_info b;
     uint8_t head[BATCH_HEADER];
-    uint8_t *window;
+    struct hf_file *file;
+    uint8_t *window; /* whole pages, so that it may be read past the page cache */
     uint64_t window_at;
     size_t window_n;
 };
@@ -583,6 +600,8 @@ HF_CHECK enum hf_err proof_after_crash(struct segment *s, const struct index_sum
 HF_CHECK enum hf_err proof_remake(struct segment *s, bool known, unsigned bad);
 bool proof_hole(struct segment *s);
 HF_CHECK enum hf_err proof_at(struct segment *s, uint64_t pos);
+HF_CHECK enum hf_err proof_of_indexes(struct segment *s);
+HF_CHECK enum hf_err proof_again(struct segment *s, uint64_t *pos);
 HF_CHECK enum hf_err proof_range(struct segment *s, uint64_t from, uint64_t to, uint64_t *good);
 
 /* partition.c */
@@ -748,6 +767,11 @@ void retention_step(struct log *l);
 int64_t retention_wait(struct log *l);
 void retention_forget(struct log *l);
 
+/* scrub.c */
+void scrub_step(struct log *l);
+int64_t scrub_wait(const struct log *l);
+void scrub_forget(struct log *l);
+
 /* configure.c */
 void topic_configure(struct log *l, struct topic *t, const struct log_settings *own);
 HF_CHECK enum hf_err settings_check(const struct log_settings *s); /* HF_EINVAL */
@@ -767,6 +791,7 @@ HF_CHECK enum hf_err trash_load(struct log *l);
 HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state, folders put in order */
 HF_CHECK enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metadata);
 void topic_epochs_write(struct log_partition *p);
+HF_CHECK enum hf_err topic_folder_prove(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_is(struct log_partition *p, bool *is); /* whose folder it is [L14] */
 void base64url(const uint8_t b[16], char out[24]);
 void trash_folder(struct log *l, const char *path);
@@ -788,6 +813,7 @@ void run_seal(struct engine_run_writer *base, uint64_t *id, engine_done *done, v
 void run_abort(struct engine_run_writer *base);
 void run_each(struct engine *engine, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
               void *arg);
+HF_CHECK enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t most, uint64_t *read);
 HF_CHECK enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n);
 
 /* log_engine.c */

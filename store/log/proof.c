@@ -57,13 +57,23 @@ enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t
     *w = (struct walk){.s = s, .pos = pos, .end = end, .next = -1};
     enum hf_err e = segment_open(s);
     if (e) return e;
-    w->window = malloc(WINDOW);
+    w->file = s->file;
+    w->window = aligned_alloc(LOG_PAGE, WINDOW);
     return w->window ? HF_OK : HF_ENOMEM;
 }
 
+/* Over what the disk has, past the page cache. */
+static enum hf_err walk_disk(struct walk *w) {
+    char path[LOG_PATH];
+    segment_path(w->s, "log", path);
+    return env_open(w->s->log->env, path, ENV_READ | ENV_DIRECT, &w->file);
+}
+
 void walk_end(struct walk *w) {
+    if (w->file && w->file != w->s->file) env_close(w->file);
     free(w->window);
     w->window = NULL;
+    w->file = NULL;
 }
 
 static enum hf_err wrong(struct walk *w, const char *why) {
@@ -74,12 +84,14 @@ static enum hf_err wrong(struct walk *w, const char *why) {
 /* *n bytes at `at`, at most what the window holds, at least `least`. */
 static enum hf_err bytes_at(struct walk *w, uint64_t at, size_t least, const uint8_t **p, size_t *n) {
     if (at < w->window_at || at + least > w->window_at + w->window_n) {
-        size_t want = w->end - at < WINDOW ? (size_t)(w->end - at) : WINDOW;
-        w->window_at = at;
+        w->window_at = at / LOG_PAGE * LOG_PAGE;
+        uint64_t left = (w->end - w->window_at + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
         w->window_n = 0;
-        enum hf_err e = env_read(w->s->file, at, w->window, want, &w->window_n);
+        enum hf_err e =
+            env_read(w->file, w->window_at, w->window, left < WINDOW ? (size_t)left : WINDOW, &w->window_n);
         if (e) return e;
-        if (w->window_n < least) return wrong(w, "the file ends here, and must be longer");
+        if (w->window_at + w->window_n < at + least)
+            return wrong(w, "the file ends here, and must be longer");
     }
     *p = w->window + (at - w->window_at);
     *n = w->window_n - (size_t)(at - w->window_at);
@@ -165,9 +177,11 @@ static enum hf_err unchained(struct segment *s, const struct anchor *from, uint6
     return e && e != HF_EEND ? e : HF_ECORRUPT;
 }
 
-static enum hf_err prove(struct segment *s, const struct anchor *from, uint64_t end, uint32_t chain) {
+static enum hf_err prove(struct segment *s, const struct anchor *from, uint64_t end, uint32_t chain,
+                         bool disk) {
     struct walk w;
     enum hf_err e = walk_begin(&w, s, from->pos, end);
+    if (!e && disk) e = walk_disk(&w);
     w.chain = from->chain;
     w.gaps = s->gaps > 0;
     if (from->pos == 0 && !w.gaps) w.next = s->base;
@@ -190,12 +204,43 @@ enum hf_err proof_at(struct segment *s, uint64_t pos) {
     if (e) return e;
     bool whole = last || to.pos >= s->unproven;
     uint64_t end = whole ? s->unproven : to.pos;
-    if (!bit(s, number)) e = prove(s, &from, end, whole ? s->unproven_chain : to.chain);
+    if (!bit(s, number)) e = prove(s, &from, end, whole ? s->unproven_chain : to.chain, false);
     if (e) return e;
     s->proven_from = from.pos;
     s->proven_to = end;
     set_bit(s, number);
     return HF_OK;
+}
+
+/* Nothing of it is believed any more. What this process appended behind `upto` is. */
+static void doubt(struct segment *s, uint64_t upto, uint32_t chain) {
+    free(s->proven);
+    s->proven = NULL;
+    s->unproven = upto;
+    s->unproven_chain = chain;
+    s->stretches = s->anchors.entries + 1;
+    s->proven_from = s->proven_to = 0;
+}
+
+/* Reads the stretch that *pos lies in from the disk, proven or not, and moves *pos behind it if it could be
+ * read: all of a closed segment that has its manifest, of others what was there before this process. HF_EEND:
+ * there is no more. HF_ECORRUPT: told, and refused from now on. */
+enum hf_err proof_again(struct segment *s, uint64_t *pos) {
+    bool closed = s->listed && s->tracked;
+    uint64_t all = closed ? s->size : s->unproven;
+    uint32_t number, chain = closed ? s->chain : s->unproven_chain;
+    struct anchor from, to;
+    bool last;
+    if (*pos >= all) return HF_EEND;
+    enum hf_err e = index_anchors(s, *pos, &number, &from, &to, &last);
+    if (e) return e;
+    bool whole = last || to.pos >= all;
+    uint64_t end = whole ? all : to.pos;
+    e = prove(s, &from, end, whole ? chain : to.chain, true);
+    if (e == HF_ECORRUPT && (s->unproven < all || bit(s, number))) doubt(s, all, chain);
+    if (!e && s->unproven == all) set_bit(s, number);
+    if (!e || e == HF_ECORRUPT) *pos = end;
+    return e;
 }
 
 /* How far bytes from `from` on may be shown: *good ≤ to. Fails if that is nothing. */
@@ -390,6 +435,23 @@ static enum hf_err look_at_closed(struct segment *s, uint64_t file_size) {
     e = index_load(s, m.sums, &bad);
     s->stretches = s->anchors.entries + 1;
     return !e && bad ? proof_remake(s, true, was_whole(s) ? bad : 0) : e;
+}
+
+/* Whether the files beside a closed segment are still what was written; they are made again if not. */
+enum hf_err proof_of_indexes(struct segment *s) {
+    struct manifest m;
+    struct index_sum want[INDEX_FILES];
+    unsigned bad;
+    if (!s->listed || !s->tracked || s->index_dirty) return HF_OK;
+    for (int i = 0; i < INDEX_FILES; i++)
+        want[i] = (struct index_sum){index_file_of(s, i)->entries, index_file_of(s, i)->crc};
+    enum hf_err e = index_load(s, want, &bad);
+    if (e) return e;
+    e = manifest_read(s, &m);
+    if (e == HF_ENOTFOUND || e == HF_ECORRUPT) bad |= MANIFEST_BIT;
+    if (!bad) return e;
+    doubt(s, s->size, s->chain);
+    return proof_remake(s, true, bad);
 }
 
 /* After a clean stop the checkpoint knows all of it. */

@@ -254,9 +254,13 @@ static enum hf_err open_run(struct log *l, struct run *r) {
     return e == HF_ENOTFOUND ? HF_ECORRUPT : e;
 }
 
-static enum hf_err damaged(struct log *l, const struct run *r, uint64_t byte) {
-    env_log(l->env, ENV_ERROR, "run_damaged", "file=runs/%016llx.run byte=%llu", (unsigned long long)r->id,
-            (unsigned long long)byte);
+/* Told once for each place. */
+static enum hf_err damaged(struct log *l, struct run *r, uint64_t byte, const char *what) {
+    char path[LOG_PATH];
+    if (r->reported == byte + 1) return HF_ECORRUPT;
+    r->reported = byte + 1;
+    run_path(r->id, path);
+    damage_tell(l, &(struct log_damage){.file = path, .byte = byte, .offset = -1, .what = what});
     return HF_ECORRUPT;
 }
 
@@ -267,7 +271,7 @@ static enum hf_err read_block(struct log *l, struct run *r, uint64_t block, uint
     enum hf_err e = env_read(r->file, block * BLOCK, out, content + 4, &got);
     if (e) return e;
     bool whole = got == content + 4 && hf_get_be32(out + content) == hf_crc32c(0, out, content);
-    return whole ? HF_OK : damaged(l, r, block * BLOCK);
+    return whole ? HF_OK : damaged(l, r, block * BLOCK, "the block does not match its checksum");
 }
 
 enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n) {
@@ -288,6 +292,44 @@ enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *
         n -= part;
     }
     return e;
+}
+
+static struct run *run_from(struct log *l, uint64_t id) {
+    struct run *found = NULL;
+    for (struct run *r = l->runs; r; r = r->hh.next)
+        if (r->sealed && r->id >= id && (!found || r->id < found->id)) found = r;
+    return found;
+}
+
+static enum hf_err look_at_length(struct log *l, struct run *r) {
+    uint64_t size, blocks = (r->bytes + CONTENT - 1) / CONTENT, want = r->bytes + blocks * 4;
+    enum hf_err e = env_size(r->file, &size);
+    if (e || size == want) return e;
+    return damaged(l, r, size < want ? size : want,
+                   size < want ? "the file ends here, and must be longer"
+                               : "the run ends here, but not the file");
+}
+
+/* Checks up to `most` blocks from *block of the run *id on, or of the next one, and moves both. HF_EEND:
+ * there is none. What is damaged is told, and no error. */
+enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t most, uint64_t *read) {
+    uint8_t content[BLOCK];
+    struct run *r = run_from(l, *id);
+    if (!r) return HF_EEND;
+    if (r->id != *id) *block = 0;
+    *id = r->id;
+    enum hf_err e = open_run(l, r);
+    if (!e && *block == 0) e = look_at_length(l, r);
+    while (!e && most-- > 0 && *block * CONTENT < r->bytes) {
+        e = read_block(l, r, (*block)++, content);
+        *read += BLOCK;
+        if (e == HF_ECORRUPT) e = HF_OK; /* told; the next ones may be right */
+    }
+    if (e || *block * CONTENT >= r->bytes) {
+        *id = r->id + 1;
+        *block = 0;
+    }
+    return e == HF_ECORRUPT ? HF_OK : e;
 }
 
 /* ---- start and end ---- */
@@ -315,7 +357,7 @@ static void load_one(void *arg, hf_str key, hf_str value) {
     r->bytes = hf_get_be64(value.p + 8);
     r->sealed = r->named = true;
     x->e = open_run(x->l, r);
-    if (x->e == HF_ECORRUPT) x->e = damaged(x->l, r, 0);
+    if (x->e == HF_ECORRUPT) x->e = damaged(x->l, r, 0, "the file is missing");
 }
 
 static bool unlink_unnamed(void *arg, const char *name) {

@@ -287,18 +287,28 @@ enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metada
     return HF_OK;
 }
 
-/* For Kafka's tools and people; the epochs themselves are facts of the snapshot. A full disk leaves it as it
- * was. */
+/* ---- leader-epoch-checkpoint: for Kafka's tools and people; the epochs themselves are facts of the snapshot
+ * ---- */
+
+static void epochs_path(const struct log_partition *p, char out[LOG_PATH]) {
+    int n = snprintf(out, LOG_PATH, "topics/%s-%d/leader-epoch-checkpoint", p->topic->name, p->number);
+    assert(n < LOG_PATH);
+}
+
+static void epochs_text(const struct log_partition *p, struct hf_buf *out) {
+    hf_buf_init(out, 1 << 20);
+    hf_buf_printf(out, "0\n%zu\n", p->epoch_count);
+    for (size_t i = 0; i < p->epoch_count; i++)
+        hf_buf_printf(out, "%d %lld\n", p->epochs[i].epoch, (long long)p->epochs[i].start);
+}
+
+/* A full disk leaves it as it was. */
 void topic_epochs_write(struct log_partition *p) {
     char path[LOG_PATH];
     struct hf_buf text;
     struct hf_file *f;
-    int n = snprintf(path, sizeof path, "topics/%s-%d/leader-epoch-checkpoint", p->topic->name, p->number);
-    assert(n < LOG_PATH);
-    hf_buf_init(&text, 1 << 20);
-    hf_buf_printf(&text, "0\n%zu\n", p->epoch_count);
-    for (size_t i = 0; i < p->epoch_count; i++)
-        hf_buf_printf(&text, "%d %lld\n", p->epochs[i].epoch, (long long)p->epochs[i].start);
+    epochs_path(p, path);
+    epochs_text(p, &text);
     enum hf_err e = hf_buf_failed(&text);
     if (!e) e = env_open(p->log->env, path, ENV_CREATE, &f);
     if (!e) {
@@ -308,6 +318,48 @@ void topic_epochs_write(struct log_partition *p) {
     }
     hf_buf_fini(&text);
     if (e && e != HF_ENOSPC && e != HF_ENOMEM && e != HF_ELIMIT) log_fail(p->log, e, path);
+}
+
+/* Where the text of a file and what it must be differ; UINT64_MAX: nowhere. A missing file differs at 0. */
+static enum hf_err differs_at(struct log *l, const char *path, hf_str want, uint64_t *at) {
+    struct hf_file *f = NULL;
+    char got[LOG_PAGE];
+    size_t have = 0, n = 0;
+    *at = UINT64_MAX;
+    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    do {
+        if (!e) e = env_read(f, n, got, sizeof got, &have);
+        if (e == HF_ENOTFOUND) e = HF_OK;
+        if (e) break;
+        size_t i = 0;
+        while (i < have && n + i < want.n && got[i] == want.p[n + i]) i++;
+        n += i;
+        if (i < have || (have < sizeof got && n < want.n)) *at = n;
+    } while (*at == UINT64_MAX && have == sizeof got);
+    if (f) env_close(f);
+    return e;
+}
+
+/* What the small file says is known, so it is made again. It is written without a sync, so after a crash it
+ * may be anything. */
+enum hf_err topic_folder_prove(struct log_partition *p) {
+    struct hf_buf text;
+    char path[LOG_PATH];
+    uint64_t at = UINT64_MAX;
+    epochs_path(p, path);
+    epochs_text(p, &text);
+    enum hf_err e = hf_buf_failed(&text);
+    if (!e) e = differs_at(p->log, path, hf_buf_view(&text), &at);
+    hf_buf_fini(&text);
+    if (e || at == UINT64_MAX) return e;
+    topic_epochs_write(p);
+    if (!p->log->clean) return HF_OK;
+    damage_tell(p->log, &(struct log_damage){.file = path,
+                                             .byte = at,
+                                             .offset = -1,
+                                             .what = "not what was written; made again",
+                                             .rebuilt = true});
+    return HF_OK;
 }
 
 /* ---- the trash ---- */

@@ -188,6 +188,71 @@ static void a_cut_segment_keeps_what_is_left(void **state) {
     fixture_close(&f);
 }
 
+static void pass_of_the_scrubber(struct fixture *f) {
+    struct log_stats before, now;
+    log_stats(f->log, &before);
+    for (int i = 0; i < 100000; i++) {
+        hf_sim_advance(f->sim, 1000);
+        (void)log_step(f->log);
+        (void)env_poll(f->env);
+        log_stats(f->log, &now);
+        if (now.scrubs > before.scrubs) return;
+    }
+    fail_msg("the pass does not end");
+}
+
+static void the_scrubber_finds_what_was_right_before(void **state) {
+    struct fixture f;
+    (void)state;
+    fixture_open(&f, 8);
+    fixture_stop(&f);
+    f.options.damaged = note;
+    f.options.scrub_interval_ms = 1000;
+    fixture_start(&f);
+    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
+    for (int i = 0; i < MESSAGES; i++) assert_int_equal(append(&f, "t", "message", LOG_ACK_WRITTEN), i);
+    memset(&told, 0, sizeof told);
+    pass_of_the_scrubber(&f);
+    assert_int_equal(told.damages + told.rebuilt, 0);
+    char path[128];
+    snprintf(path, sizeof path, "%s", file(&f, 1, "log")); /* written, and proven, by this process */
+    int64_t from = base(&f, 1), to = base(&f, 2);
+    assert_int_equal(readable(&f, from, to), to - from);
+    assert_int_equal(hf_sim_damage(f.sim, path, 5000, 4), HF_OK);
+    pass_of_the_scrubber(&f);
+    assert_int_equal(told.damages, 1);
+    assert_string_equal(told.file, path);
+    assert_in_range(told.byte, 5000 - 100, 5000);
+    assert_in_range(readable(&f, from, to), 1, to - from - 1); /* refused from now on, and only that */
+    assert_int_equal(readable(&f, 0, MESSAGES), MESSAGES - (to - from) + readable(&f, from, to));
+    fixture_close(&f);
+}
+
+static void the_scrubber_makes_small_files_again(void **state) {
+    static const char *const ext[] = {"index", "timeindex", "manifest", "leader-epoch-checkpoint"};
+    struct fixture f;
+    (void)state;
+    fill(&f, 9);
+    for (int i = 0; i < 4; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "%s", i < 3 ? file(&f, 1, ext[i]) : "topics/t-0/leader-epoch-checkpoint");
+        fixture_stop(&f);
+        fixture_start(&f);
+        assert_int_equal(log_scrub(f.log), HF_OK);
+        memset(&told, 0, sizeof told);
+        assert_int_equal(hf_sim_damage(f.sim, path, 2, 1), HF_OK);
+        assert_int_equal(log_scrub(f.log), HF_OK);
+        assert_int_equal(told.damages, 0);
+        assert_int_equal(told.rebuilt, 1);
+        assert_string_equal(told.file, path);
+        assert_int_equal(told.byte, 2);
+        assert_int_equal(log_scrub(f.log), HF_OK);
+        assert_int_equal(told.rebuilt, 1);
+        assert_int_equal(readable(&f, 0, MESSAGES), MESSAGES);
+    }
+    fixture_close(&f);
+}
+
 static void nothing_is_told_of_a_whole_store(void **state) {
     struct fixture f;
     (void)state;
@@ -212,6 +277,8 @@ int main(void) {
         cmocka_unit_test(swapped_segments_are_not_served),
         cmocka_unit_test(a_missing_segment_is_no_gap),
         cmocka_unit_test(a_cut_segment_keeps_what_is_left),
+        cmocka_unit_test(the_scrubber_finds_what_was_right_before),
+        cmocka_unit_test(the_scrubber_makes_small_files_again),
         cmocka_unit_test(nothing_is_told_of_a_whole_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
