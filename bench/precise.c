@@ -2,6 +2,7 @@
  *
  *     bench_precise steady --port P --topic T [--rate 50000] [--seconds 10] [--from 500] [--to 2000]
  *     bench_precise burst  --port P --topic T [--messages 1000000] [--ahead 10000]
+ *     bench_precise feed   --port P --topic T [--rate 50000] [--seconds 10] [--from 500] [--to 2000]
  *     bench_precise watch  --port P --topic T [--seconds 10]
  *     bench_precise check  --port P --topic T [--messages 1000000]
  *
@@ -10,6 +11,7 @@
  * burst    accepts messages that are all due in the same millisecond, --ahead ms after the start; meanwhile
  *          and until all are in their topic, another client sends one message at a time (acks=all) to a topic
  *          of its own and fetches it.
+ * feed     only the sending of steady.
  * watch    only the consumer.
  * check    reads the whole of partition 0 and counts by hf-message-id what of the first --messages offsets of
  *          holdfast.delay is there once, more than once, or not at all, and what is out of order or early.
@@ -305,27 +307,45 @@ static void send_batch(struct sender *s, const char *topic) {
              &ignored);
 }
 
-static void steady(const struct options *o) {
+/* Accepts at the rate; returns how many. */
+static int64_t send_at_rate(struct sender *s) {
     enum { TICK_US = 5000, MOST = 5000 };
-    struct sender s;
-    sender_open(&s, o);
-    struct consumer *c = consumer_start(o, &s.l);
+    const struct options *o = s->o;
     double start = lean_now(), now;
     int64_t accepted = 0;
     while ((now = lean_now() - start) < o->seconds) {
         int64_t owed = (int64_t)(now * (double)o->rate) - accepted;
         if (owed > MOST) owed = MOST;
         if (owed > 0) {
-            batch_builder_begin(&s.builder, 0);
+            batch_builder_begin(&s->builder, 0);
             for (int64_t i = 0; i < owed; i++)
-                add(&s, wall_us() / 1000 + o->from + (int64_t)(rnd(&s.random) % (uint64_t)(o->to - o->from)));
-            send_batch(&s, "holdfast.delay");
+                add(s, wall_us() / 1000 + o->from + (int64_t)(rnd(&s->random) % (uint64_t)(o->to - o->from)));
+            send_batch(s, "holdfast.delay");
             accepted += owed;
         }
         usleep(TICK_US);
     }
-    printf("steady accepted=%lld accepted_per_second=%.0f", (long long)accepted, (double)accepted / now);
+    printf("accepted=%lld accepted_per_second=%.0f", (long long)accepted, (double)accepted / now);
+    return accepted;
+}
+
+static void steady(const struct options *o) {
+    struct sender s;
+    sender_open(&s, o);
+    struct consumer *c = consumer_start(o, &s.l);
+    printf("steady ");
+    int64_t accepted = send_at_rate(&s);
     consumer_end(c, accepted);
+    sender_close(&s);
+}
+
+static void feed(const struct options *o) {
+    struct sender s;
+    sender_open(&s, o);
+    lean_make_topic(&s.l, o->topic);
+    printf("feed ");
+    send_at_rate(&s);
+    putchar('\n');
     sender_close(&s);
 }
 
@@ -420,7 +440,7 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(const struct options *o);
-    } modes[] = {{"steady", steady}, {"burst", burst}, {"watch", watch}, {"check", check}};
+    } modes[] = {{"steady", steady}, {"burst", burst}, {"feed", feed}, {"watch", watch}, {"check", check}};
     static const struct option flags[] = {
         {"port", 1, NULL, 'p'},     {"topic", 1, NULL, 't'},   {"rate", 1, NULL, 'r'},
         {"messages", 1, NULL, 'm'}, {"seconds", 1, NULL, 's'}, {"ahead", 1, NULL, 'a'},
@@ -450,6 +470,7 @@ int main(int argc, char **argv) {
         modes[i].run(&o);
         return 0;
     }
-    fputs("usage: bench_precise steady|burst|watch|check --port P: see the top of bench/precise.c\n", stderr);
+    fputs("usage: bench_precise steady|burst|feed|watch|check --port P: see the top of bench/precise.c\n",
+          stderr);
     return 2;
 }
