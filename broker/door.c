@@ -100,7 +100,7 @@ static enum hf_err check_records(struct door *d, const struct door_target *t, co
     if (e == HF_ELIMIT) return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "too large when decompressed");
     for (int32_t i = 0; !e; i++) {
         struct batch_record r;
-        struct hf_control c;
+        struct hf_control c = {.op = HF_OP_CANCEL};
         struct hf_control_error why = {NULL, NULL};
         e = batch_iter_next(d->iter, &r);
         if (e == HF_EEND) return HF_OK;
@@ -111,7 +111,8 @@ static enum hf_err check_records(struct door *d, const struct door_target *t, co
         if (e == HF_OK)
             e = delay ? hf_control_delay(r.headers, r.header_count, &c, &why)
                       : hf_control_txn(r.key, r.headers, r.header_count, &c, &why);
-        if (e == HF_OK && delay && t->admit) e = t->admit(t->arg, &c, r.key.n + r.value.n, &why);
+        bool waits = c.op == HF_OP_PREPARE && (c.due_ms >= 0 || c.delay_ms >= 0 || c.delay_level > 0);
+        if (e == HF_OK && (delay || waits) && t->admit) e = t->admit(t->arg, &c, r.key.n + r.value.n, &why);
         if (e == HF_OK) e = check_destination(t, &c, &why);
         if (e && why.reason) {
             bool full = e == HF_EAGAIN;

@@ -28,9 +28,10 @@ struct door_target {
     /* May records be sent to this topic (it exists, or may be created and is now), and how many partitions
      * has it or will it have? HF_OK, HF_ENOTFOUND. */
     enum hf_err (*destination)(void *arg, hf_str topic, int32_t *partitions);
-    /* What only the schedule knows of a record of holdfast.delay that is right in form: whether its
-     * recurrence has a meaning, and whether there is room. HF_OK; HF_EINVAL; HF_EAGAIN: not now (the
-     * producer's client tries again). *why: text that lives until the next call. NULL: all are admitted. */
+    /* What only the schedule knows of a record of holdfast.delay, or of a delayed half message, that is right
+     * in form: whether its time has a meaning, and whether there is room. bytes: of key and value. HF_OK;
+     * HF_EINVAL; HF_EAGAIN: not now (the producer's client tries again). *why: text that lives until the next
+     * call. NULL: all are admitted. */
     enum hf_err (*admit)(void *arg, const struct hf_control *c, size_t bytes, struct hf_control_error *why);
     void *arg;
 };

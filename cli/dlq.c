@@ -1,4 +1,5 @@
 /* holdfast dlq list | show | replay | drop: a group's dead letters.
+ * holdfast rejected list | show | replay | drop: held messages that their destination could not take.
  *
  * A log takes nothing out of its middle, so what was replayed or dropped is remembered as consumer group
  * "dlq.<group>" remembers things: a committed offset, and above it the marks that workers use too
@@ -8,7 +9,11 @@
  * key, value, headers and identity, starts with no attempts, says in hf-dlq-replays that it is the n-th, and
  * goes through holdfast.delay under the name w/<group>/<origin>/<message id>/replay-<n> with "once":
  * repeating a replay whose mark was lost repeats nothing. Without a scheduler (plain Kafka) it is sent
- * directly. */
+ * directly.
+ *
+ * What lies in holdfast.rejected goes back to its destination (hf-origin), to the partition that was asked
+ * for, under the name rejected/<partition>/<offset>@<time>. What was settled there is remembered as group
+ * "holdfast.rejected". A record that was no schedule at all names no destination and can only be dropped. */
 #include "base/control.h"
 #include "base/duration.h"
 #include "base/names.h"
@@ -25,7 +30,17 @@ struct dlq {
     struct cli_server at;
     const char *group;
     bool json, all;
+    bool rejected; /* the topic holdfast.rejected, not a group's dead letters */
 };
+
+static const struct hf_option rejected_rows[] = {
+    CLI_SERVER_ROWS(struct dlq),
+    {"all", HF_OPTION_SWITCH, offsetof(struct dlq, all),
+     .help = "of replay and drop: every rejected message"},
+    {"json", HF_OPTION_SWITCH, offsetof(struct dlq, json), .help = "an object a line, as tail --json"},
+};
+static const struct hf_options rejected_options = {"rejected", rejected_rows,
+                                                   sizeof rejected_rows / sizeof *rejected_rows};
 
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct dlq),
@@ -98,9 +113,7 @@ static enum hf_err open_parts(struct session *s) {
         t->offset = p->committed;
         marks_begin(&p->writer, p->committed);
     }
-    if (err)
-        e = client_error(client_err_of(err), "dead letters of \"%s\": %s", s->dlq->group,
-                         rd_kafka_err2str(err));
+    if (err) e = client_error(client_err_of(err), "read \"%s\": %s", s->topic, rd_kafka_err2str(err));
     if (!e) err = rd_kafka_assign(s->rk, list);
     rd_kafka_topic_partition_list_destroy(list);
     return e;
@@ -191,6 +204,22 @@ static int width(hf_str s) {
     return (int)(s.n > 200 ? 200 : s.n);
 }
 
+/* A half message that was rejected still has the headers that it was sent with. */
+static bool is_half(const rd_kafka_message_t *m) {
+    return hf_str_is(cli_header(m, HF_HDR_OP), "prepare");
+}
+
+static hf_str destination_of(const rd_kafka_message_t *m) {
+    return cli_header(m, is_half(m) ? HF_HDR_TOPIC : HF_HDR_ORIGIN);
+}
+
+static void list_rejected(const rd_kafka_message_t *m, const char *when) {
+    hf_str reason = cli_header(m, HF_HDR_REASON), id = cli_header(m, HF_HDR_MESSAGE_ID);
+    hf_str topic = destination_of(m);
+    (void)printf("%" PRId32 "/%" PRId64 "\t%s\ttopic=%.*s\tid=%.*s\t%.*s\n", m->partition, m->offset, when,
+                 width(topic), topic.p, width(id), id.p, width(reason), reason.p);
+}
+
 static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *settled) {
     (void)settled;
     if (s->dlq->json) {
@@ -199,6 +228,10 @@ static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *se
     }
     char when[HF_TIME_TEXT];
     hf_time_format(rd_kafka_message_timestamp(m, NULL), when);
+    if (s->dlq->rejected) {
+        list_rejected(m, when);
+        return HF_OK;
+    }
     hf_str reason = cli_header(m, HF_HDR_DLQ_REASON), id = cli_header(m, HF_HDR_MESSAGE_ID);
     hf_str count = cli_header(m, HF_HDR_DLQ_DELIVERY_COUNT), topic = cli_header(m, HF_HDR_DLQ_TOPIC);
     hf_str text = cli_header(m, HF_HDR_DLQ_MESSAGE);
@@ -248,7 +281,31 @@ static bool stays_behind(hf_str name) {
     return hf_header_is_control(name);
 }
 
-static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const char *to, struct replay *r) {
+/* Of a rejected message; hf-origin says where it was to go, and was added last. */
+static bool stays_in_rejected(hf_str name) {
+    return hf_str_is(name, HF_HDR_REASON) || hf_str_is(name, HF_HDR_ORIGIN) || hf_str_is(name, HF_HDR_DUE) ||
+           hf_str_is(name, HF_HDR_CREATED_AT) || hf_header_is_control(name);
+}
+
+/* The first headers of a record that goes back where it was to go. */
+static enum hf_err begin_rejected(const rd_kafka_message_t *m, struct replay *r, hf_str to) {
+    if (to.n == 0)
+        return client_error(HF_EINVAL,
+                            "%" PRId32 "/%" PRId64 " was no schedule: it names no destination; drop it",
+                            m->partition, m->offset);
+    (void)snprintf(r->name, sizeof r->name, "rejected/%" PRId32 "/%" PRId64 "@%" PRId64, m->partition,
+                   m->offset, rd_kafka_message_timestamp(m, NULL));
+    hf_str partition = cli_header(m, HF_HDR_PARTITION);
+    add(r, HF_HDR_TOPIC, to);
+    add(r, HF_HDR_DELAY, HF_STR("0"));
+    add(r, HF_HDR_ID, hf_str_of(r->name));
+    add(r, HF_HDR_ON_CONFLICT, HF_STR("once"));
+    if (partition.n) add(r, HF_HDR_PARTITION, partition);
+    return HF_OK;
+}
+
+static enum hf_err begin_letter(struct session *s, const rd_kafka_message_t *m, struct replay *r,
+                                const char *to) {
     int64_t n = 0;
     hf_str id = cli_header(m, HF_HDR_MESSAGE_ID), origin = cli_header(m, HF_HDR_ORIGIN);
     if (hf_str_int(cli_header(m, HF_HDR_DLQ_REPLAYS), &n) || n < 0) n = 0;
@@ -264,6 +321,13 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
         add(r, HF_HDR_ON_CONFLICT, HF_STR("once"));
     }
     add(r, HF_HDR_DLQ_REPLAYS, hf_str_of(r->number));
+    return HF_OK;
+}
+
+static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const char *to, struct replay *r) {
+    bool rejected = s->dlq->rejected;
+    enum hf_err e = rejected ? begin_rejected(m, r, destination_of(m)) : begin_letter(s, m, r, to);
+    if (e) return e;
     rd_kafka_headers_t *h;
     size_t headers = rd_kafka_message_headers(m, &h) ? 0 : rd_kafka_header_cnt(h);
     if (headers + r->count > HEADERS_MAX)
@@ -274,7 +338,8 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
         const void *p;
         size_t size;
         if (rd_kafka_header_get_all(h, i, &name, &p, &size)) break;
-        if (!stays_behind(hf_str_of(name))) add(r, name, hf_str_make(p, size));
+        hf_str key = hf_str_of(name);
+        if (!(rejected ? stays_in_rejected(key) : stays_behind(key))) add(r, name, hf_str_make(p, size));
     }
     return HF_OK;
 }
@@ -282,12 +347,13 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
 static enum hf_err replay(struct session *s, const rd_kafka_message_t *m, bool *settled) {
     struct replay r = {.count = 0};
     char to[HF_TOPIC_NAME_MAX + 8];
-    (void)snprintf(to, sizeof to, "%s%s", HF_TOPIC_RETRY, s->dlq->group);
+    (void)snprintf(to, sizeof to, "%s%s", HF_TOPIC_RETRY, s->dlq->rejected ? "" : s->dlq->group);
     enum hf_err e = compose(s, m, to, &r);
     if (e) return e;
     struct client_record record = {.topic = s->scheduled ? HF_TOPIC_DELAY : to,
                                    .partition = -1,
-                                   .key = hf_str_make(m->key, m->key_len),
+                                   .key = is_half(m) ? cli_header(m, HF_HDR_KEY)
+                                                     : hf_str_make(m->key, m->key_len),
                                    .value = hf_str_make(m->payload, m->len),
                                    .headers = r.headers,
                                    .header_count = r.count,
@@ -310,8 +376,9 @@ static const struct {
                {"drop", drop, true, false}};
 
 static enum hf_err perform(struct session *s, size_t which) {
-    (void)snprintf(s->topic, sizeof s->topic, "%s%s", HF_TOPIC_DLQ, s->dlq->group);
-    (void)snprintf(s->marks_group, sizeof s->marks_group, "%s%s", HF_TOPIC_DLQ, s->dlq->group);
+    const char *topic = s->dlq->rejected ? HF_TOPIC_REJECTED : HF_TOPIC_DLQ;
+    (void)snprintf(s->topic, sizeof s->topic, "%s%s", topic, s->dlq->rejected ? "" : s->dlq->group);
+    (void)snprintf(s->marks_group, sizeof s->marks_group, "%s", s->topic);
     enum hf_err e = cli_consumer(&s->dlq->at, s->marks_group, true, &s->rk);
     if (!e && actions[which].sends) e = cli_connect(&s->dlq->at, &s->client);
     if (!e && actions[which].sends) e = client_has_scheduler(s->client, &s->scheduled);
@@ -322,21 +389,22 @@ static enum hf_err perform(struct session *s, size_t which) {
         if (!e) e = marked;
     }
     if (!e && actions[which].needs_names && s->seen == 0)
-        e = client_error(HF_ENOTFOUND, "no such dead letter; see holdfast dlq list --group %s",
-                         s->dlq->group);
+        e = client_error(HF_ENOTFOUND, "no such message; see holdfast %s list",
+                         s->dlq->rejected ? "rejected" : "dlq");
     if (!e && s->done > 0) (void)printf("%s %" PRId64 "\n", actions[which].name, s->done);
     return e;
 }
 
 static int act(const struct dlq *d, const char *const *rest) {
+    const char *command = d->rejected ? "rejected" : "dlq";
     struct session s = {.dlq = d, .wanted = rest + (rest[0] ? 1 : 0)};
     for (size_t i = 0; rest[0] && i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(rest[0], actions[i].name) != 0) continue;
-        if (!d->group || !hf_group_suffix_ok(hf_str_of(d->group)))
+        if (!d->rejected && (!d->group || !hf_group_suffix_ok(hf_str_of(d->group))))
             return cli_usage("dlq", "which group? (--group)");
         if (actions[i].needs_names && !d->all && !rest[1])
-            return cli_usage("dlq", "%s: which? partition/offset or message ids as list shows them, or --all",
-                             rest[0]);
+            return cli_usage(
+                command, "%s: which? partition/offset or message ids as list shows them, or --all", rest[0]);
         enum hf_err e = perform(&s, i);
         for (int k = 0; k < s.parts; k++) marks_fini(&s.part[k].marks);
         free(s.part);
@@ -345,19 +413,27 @@ static int act(const struct dlq *d, const char *const *rest) {
             rd_kafka_destroy(s.rk);
         }
         hf_close(s.client);
-        return e ? cli_fail("dlq", e) : CLI_DONE;
+        return e ? cli_fail(command, e) : CLI_DONE;
     }
-    return cli_usage("dlq", "list, show, replay or drop");
+    return cli_usage(command, "list, show, replay or drop");
 }
 
-int cli_dlq(int argc, char **argv) {
+static int run(const struct hf_options *o, const char *synopsis, bool rejected, int argc, char **argv) {
     struct hf_config c = {0};
-    struct dlq d;
+    struct dlq d = {.rejected = rejected};
     bool stop;
-    int status =
-        cli_settings(&c, &options, "holdfast dlq list | show ID… | replay ID… | drop ID… --group G [FLAGS]",
-                     argc, argv, &d, &stop);
+    int status = cli_settings(&c, o, synopsis, argc, argv, &d, &stop);
     if (!stop) status = act(&d, c.rest);
     hf_config_fini(&c);
     return status;
+}
+
+int cli_dlq(int argc, char **argv) {
+    return run(&options, "holdfast dlq list | show ID… | replay ID… | drop ID… --group G [FLAGS]", false,
+               argc, argv);
+}
+
+int cli_rejected(int argc, char **argv) {
+    return run(&rejected_options, "holdfast rejected list | show ID… | replay ID… | drop ID… [FLAGS]", true,
+               argc, argv);
 }

@@ -18,6 +18,7 @@ static const struct {
     {"txn", cli_txn, "transactions: list, show, commit, rollback"},
     {"check", cli_check, "answer check-backs by a program"},
     {"dlq", cli_dlq, "dead letters: list, show, replay, drop"},
+    {"rejected", cli_rejected, "held messages that could not be delivered: list, show, replay, drop"},
     {"topic", cli_topic, "topics: list, create, delete, describe"},
     {"group", cli_group, "consumer groups: list, describe, reset"},
 };

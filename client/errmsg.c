@@ -31,7 +31,7 @@ static const struct known {
 } known[] = {
     {RD_KAFKA_RESP_ERR_NO_ERROR, HF_OK, ""},
     {RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, HF_ETIMEDOUT,
-     "; is the server up? Send again with the same message_id"},
+     "; is the server up, and has its schedule room? Send again with the same message_id"},
     {RD_KAFKA_RESP_ERR__TIMED_OUT, HF_ETIMEDOUT, "; is the server up?"},
     {RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, HF_ETIMEDOUT, ""},
     {RD_KAFKA_RESP_ERR__QUEUE_FULL, HF_EAGAIN, "; wait for sends under way (hf_flush) and try again"},
@@ -51,6 +51,9 @@ static const struct known {
     {RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS, HF_EEXIST, ""},
     {RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND, HF_ENOTFOUND, ""},
     {RD_KAFKA_RESP_ERR_NON_EMPTY_GROUP, HF_EAGAIN, "; stop the group's members first"},
+    {RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, HF_EAGAIN,
+     "; the schedule is full: come again later, or raise schedule.pending.max (the server's log tells "
+     "which)"},
     {RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR, HF_ENOSPC, "; the server cannot write: is its disk full?"},
     {RD_KAFKA_RESP_ERR__FATAL, HF_ECLOSED, "; close this client and connect anew"},
     {RD_KAFKA_RESP_ERR__PURGE_QUEUE, HF_ECLOSED, ""},

@@ -1,9 +1,10 @@
 /* The schedule inside the server: stepped by the loop, asked by the door, seen and changed over HTTP.
  *
  *     GET    /v1/schedule?topic=T&prefix=P&from=MS&to=MS&after=DUE-SEQUENCE&limit=N    a page, oldest first
- *     GET    /v1/schedule-count?…       how many, how many bytes, due when: a page's share, and where to go
- * on DELETE /v1/schedule?topic=T&prefix=P…    cancel many (delay_bulk.c) POST /v1/schedule?topic=T&prefix=P…
- * move many GET    /v1/schedule/TOPIC/ID      the pending message; of a recurring one its next five runs
+ *     GET    /v1/schedule-count?…       how many, how many bytes, due when: a page's share, and the next
+ *     DELETE /v1/schedule?topic=T&prefix=P…    cancel many (delay_bulk.c)
+ *     POST   /v1/schedule?topic=T&prefix=P…    move many
+ *     GET    /v1/schedule/TOPIC/ID      the pending message; of a recurring one its next five runs
  *     DELETE /v1/schedule/TOPIC/ID      cancel
  *     POST   /v1/schedule/TOPIC/ID      move: {"due": ms or RFC 3339} or {"delay": "15m"}
  *     GET    /v1/schedule-outcomes?partition=P&offset=O    what a record of holdfast.delay did: 503 not read
@@ -75,7 +76,6 @@ enum hf_err server_delay_admit(struct server *s, const struct hf_control *c, siz
                                struct hf_control_error *why) {
     struct delay *d = server_state(s, &server_delay);
     bool about_tz = false;
-    (void)bytes;
     if (c->delay_level > 0 && (size_t)c->delay_level > d->levels) {
         (void)snprintf(d->why, sizeof(d->why), "level%d: delay.levels has %zu", c->delay_level, d->levels);
         *why = (struct hf_control_error){HF_HDR_DELAY, d->why};
@@ -85,7 +85,10 @@ enum hf_err server_delay_admit(struct server *s, const struct hf_control *c, siz
         *why = (struct hf_control_error){about_tz ? HF_HDR_TZ : HF_HDR_CRON, d->why};
         return HF_EINVAL;
     }
-    return HF_OK;
+    bool adds = c->op == HF_OP_SCHEDULE || c->op == HF_OP_PREPARE;
+    if (!adds || !delay_limits_admit(d, c->topic, bytes)) return HF_OK;
+    *why = (struct hf_control_error){NULL, d->why};
+    return HF_EAGAIN;
 }
 
 static enum hf_err part_open(struct server *s, void **state) {
@@ -116,6 +119,7 @@ static int64_t part_step(void *state, int64_t now_ms) {
     struct delay *d = state;
     int64_t mono_ms = env_mono_us(d->server->env) / 1000;
     int64_t wait_ms = schedule_step(d->schedule, now_ms, mono_ms);
+    delay_limits_step(d);
     if (d->changes) delay_answer_changes(d, mono_ms);
     if (d->bulks) delay_answer_bulks(d, mono_ms);
     return now_ms + wait_ms;
@@ -136,6 +140,7 @@ static void part_close(void *state) {
     schedule_close(d->schedule);
     delay_forget_changes(d);
     delay_forget_bulks(d);
+    delay_limits_fini(d);
     free(d);
 }
 

@@ -21,6 +21,13 @@ struct delay_time {
     int64_t by_ms;
 };
 
+struct delay_limits { /* delay_limits.c */
+    struct incoming *topics;
+    struct schedule_pending now, before; /* admitted and perhaps not read yet, in all */
+    uint64_t turn;
+    int64_t boundary;
+};
+
 struct delay {
     struct server *server;
     struct schedule *schedule;
@@ -29,9 +36,10 @@ struct delay {
     size_t change_count;
     struct bulk *bulks; /* delay_bulk.c */
     size_t bulk_count;
+    struct delay_limits limits;
     int64_t told_ms[DELAY_EVENTS]; /* when such a line was last logged */
     uint64_t events[DELAY_EVENTS];
-    uint64_t refused;          /* records, since there was no room */
+    uint64_t refused;          /* batches, since there was no room */
     char why[DELAY_WHY_BYTES]; /* of the last record that was not admitted */
 };
 
@@ -54,13 +62,24 @@ void delay_on_show(void *state, struct broker_http *rq);
 void delay_on_next(void *state, struct broker_http *rq);
 void delay_on_outcome(void *state, struct broker_http *rq);
 void delay_on_count(void *state, struct broker_http *rq);
-void delay_on_stats(void *state, struct broker_http *rq);
-void delay_metrics(void *state, struct hf_buf *out);
+json_t *delay_due_json(const uint64_t due[SCHEDULE_DUE_BUCKETS]);
 
 /* topic, prefix, from, to and limit of a query. */
 bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q);
 /* "DUE-SEQUENCE", as "next" of the page before; true without. */
 bool delay_place_of(hf_str text, struct schedule_place *out);
+
+/* ---- numbers (delay_stats.c) ---- */
+
+void delay_on_stats(void *state, struct broker_http *rq);
+void delay_metrics(void *state, struct hf_buf *out);
+
+/* ---- limits (delay_limits.c) ---- */
+
+/* May one more message for this destination pend? HF_EAGAIN: not now, d->why. */
+HF_CHECK enum hf_err delay_limits_admit(struct delay *d, hf_str topic, size_t bytes);
+void delay_limits_step(struct delay *d);
+void delay_limits_fini(struct delay *d);
 
 /* ---- many at once (delay_bulk.c) ---- */
 

@@ -28,6 +28,7 @@ struct server_settings {
     const char *log_level;
     int64_t id_memory_ms, id_memory_bytes, offsets_retention_ms;
     int64_t schedule_memory;
+    int64_t pending_max, pending_bytes, topic_pending_max, topic_pending_bytes; /* 0: none */
     const char *partitioner, *delay_levels;
     int64_t txn_check_after_ms, txn_check_interval_ms, txn_check_attempts, txn_live_max,
         txn_destination_wait_ms;

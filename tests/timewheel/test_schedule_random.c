@@ -152,13 +152,14 @@ static void check_listing(struct world *w) {
         return;
     struct listing l = {w, expected, 0, 0};
     int topic = (int)(rnd(w) % (TOPICS + 1));
-    size_t pending = 0;
+    size_t pending = 0, of_topic[TOPICS] = {0};
     for (size_t i = 0; i < w->model.op_accepted; i++) {
         struct op *o = w->model.by_seq[i];
         bool fired = o->place_due < stats.mark.due_ms ||
                      (o->place_due == stats.mark.due_ms && o->seq <= stats.mark.sequence);
         if (o->end != LIVE || fired) continue;
         pending++;
+        of_topic[o->topic]++;
         if (topic == TOPICS || o->topic == topic) expected[l.n++] = o;
     }
     model_sort(expected, l.n);
@@ -166,6 +167,11 @@ static void check_listing(struct world *w) {
     if (topic < TOPICS) q.topic = hf_str_of(model_topics[topic]);
     if (stats.pending != pending)
         fail_msg("%llu pending, expected %zu", (unsigned long long)stats.pending, pending);
+    for (int t = 0; t < TOPICS; t++) {
+        struct schedule_pending p = schedule_pending(w->schedule, hf_str_of(model_topics[t]));
+        assert_int_equal(p.messages, of_topic[t]);
+        assert_true((p.bytes > 0) == (of_topic[t] > 0));
+    }
     for (bool more = true; more;)
         assert_int_equal(schedule_list(w->schedule, &q, check_item, &l, &q.after, &more), HF_OK);
     assert_int_equal(l.at, l.n);

@@ -39,10 +39,14 @@ struct op {
     uint8_t flags;
 };
 
+struct taken {
+    struct item *item; /* NULL: it was fired before the restart */
+    uint32_t size;
+};
+
 static enum hf_err take_in(struct schedule *s, const struct op *op, hf_str topic,
-                           const struct hf_header *headers, size_t header_count, struct item **out) {
-    *out = NULL;
-    if (!place_before(s->mark, op->place) && !hf_mutate(110)) return HF_OK; /* fired before the restart */
+                           const struct hf_header *headers, size_t header_count, struct taken *out) {
+    *out = (struct taken){NULL, 0};
     struct message m = {.place = op->place,
                         .flags = op->flags,
                         .asked_ms = op->asked_ms,
@@ -58,7 +62,11 @@ static enum hf_err take_in(struct schedule *s, const struct op *op, hf_str topic
     if (op->control.cron.p) m.flags = ENTRY_CRON;
     hf_buf_reset(&s->scratch);
     enum hf_err e = entry_encode(&s->scratch, &m, headers, header_count);
-    return e ? e : gather_add(s->active, op->place, hf_buf_view(&s->scratch), out);
+    if (!e) e = counts_add(&s->counts, topic, 1, (int64_t)s->scratch.n);
+    out->size = (uint32_t)s->scratch.n;
+    bool fired = !place_before(s->mark, op->place) && !hf_mutate(110); /* before the restart */
+    if (e || fired) return e;
+    return gather_add(s->active, op->place, hf_buf_view(&s->scratch), &out->item);
 }
 
 static enum hf_err remember_outcome(struct schedule *s, const struct op *op, enum schedule_outcome outcome) {
@@ -77,18 +85,23 @@ static enum hf_err remember_outcome(struct schedule *s, const struct op *op, enu
 
 /* s->key holds the id's key. */
 static enum hf_err write_id(struct schedule *s, const struct op *op, uint8_t kind, struct place place,
-                            struct item *item) {
+                            struct taken taken) {
     hf_str key = hf_buf_view(&s->key);
     struct id_entry what = {.hash = id_hash(key),
                             .seq = op->record->sequence,
                             .place = place,
                             .at_ms = op->record->timestamp_ms,
-                            .item = item,
+                            .item = taken.item,
+                            .size = taken.size,
                             .kind = kind};
     return id_put(s->active, key, &what);
 }
 
-static enum hf_err bury(struct schedule *s, const struct id_state *victim) {
+static enum hf_err bury(struct schedule *s, const struct op *op, const struct id_state *victim) {
+    enum hf_err e = HF_OK;
+    bool was_fired = op->control.op == HF_OP_NEXT; /* counts.c */
+    if (!was_fired) e = counts_add(&s->counts, op->control.topic, -1, -(int64_t)victim->size);
+    if (e) return e;
     if (!place_before(s->mark, victim->place)) return HF_OK; /* so was its operation: nothing pends there */
     if (!victim->item) return gather_bury(s->active, victim->place);
     gather_kill(s->active, victim->item);
@@ -165,14 +178,14 @@ static enum hf_err apply_with_id(struct schedule *s, const struct op *op) {
     enum hf_err e = id_get(s, hf_buf_view(&s->key), &id);
     if (e) return e;
     struct decision d = decide(op, &id, standing_of(s, &id, r->timestamp_ms));
-    struct item *item = NULL;
+    struct taken taken = {NULL, 0};
     if (d.deed == TAKE_IN || d.deed == REPLACE) {
-        e = take_in(s, op, op->control.topic, r->headers, r->header_count, &item);
-        if (!e) e = write_id(s, op, op->control.cron.p ? ID_RECURRING : ID_PENDING, op->place, item);
+        e = take_in(s, op, op->control.topic, r->headers, r->header_count, &taken);
+        if (!e) e = write_id(s, op, op->control.cron.p ? ID_RECURRING : ID_PENDING, op->place, taken);
     } else if (d.deed == CANCEL || d.deed == END) {
-        e = write_id(s, op, ID_CANCELLED, id.place, NULL);
+        e = write_id(s, op, ID_CANCELLED, id.place, taken);
     }
-    if (!e && (d.deed == REPLACE || d.deed == CANCEL)) e = bury(s, &id);
+    if (!e && (d.deed == REPLACE || d.deed == CANCEL)) e = bury(s, op, &id);
     return e ? e : remember_outcome(s, op, d.outcome);
 }
 
@@ -186,8 +199,8 @@ static enum hf_err apply_bad(struct schedule *s, struct op *op, const struct hf_
     op->flags = 0;
     op->asked_ms = r->timestamp_ms;
     op->place = (struct place){r->timestamp_ms, r->sequence};
-    struct item *item;
-    return take_in(s, op, HF_STR(HF_TOPIC_REJECTED), s->headers, n + 1, &item);
+    struct taken taken;
+    return take_in(s, op, HF_STR(HF_TOPIC_REJECTED), s->headers, n + 1, &taken);
 }
 
 /* A recurring one's wait is no interval: it ignores the monotonic clock. */
@@ -221,9 +234,9 @@ static enum hf_err apply(struct schedule *s, int32_t partition, const struct eng
     if (e) return e;
     op.place = (struct place){op.asked_ms > r->timestamp_ms ? op.asked_ms : r->timestamp_ms, r->sequence};
     if (op.control.id.p) return apply_with_id(s, &op);
-    struct item *item;
+    struct taken taken;
     s->count.outcomes[SCHEDULE_SCHEDULED]++;
-    return take_in(s, &op, op.control.topic, r->headers, r->header_count, &item);
+    return take_in(s, &op, op.control.topic, r->headers, r->header_count, &taken);
 }
 
 /* ---- in order ---- */

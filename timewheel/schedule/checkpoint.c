@@ -17,7 +17,8 @@
  * read twice after a crash, see the same horizon both times.
  *
  * Value of "delay/base": horizon i64, acceptance of the last record before the base i64, partitions u32, for
- * each the offset i64; delay levels in force u32, each i64; big-endian. */
+ * each the offset i64; delay levels in force u32, each i64; big-endian. What the records before the base
+ * change of each topic's count travels along (counts.c). */
 #include "schedule_state.h"
 
 #include "base/names.h"
@@ -29,7 +30,8 @@ static size_t active_bytes(const struct schedule *s) {
 }
 
 bool checkpoint_full(const struct schedule *s) {
-    return s->active->records > 0 && active_bytes(s) >= s->o.gather_bytes;
+    return s->active->records > 0 &&
+           (active_bytes(s) >= s->o.gather_bytes || s->counts.touched >= TOUCHED_MAX);
 }
 
 static bool is_due(const struct schedule *s) {
@@ -63,6 +65,7 @@ static enum hf_err freeze(struct schedule *s) {
     }
     s->frozen = s->active;
     s->active = fresh;
+    counts_freeze(&s->counts);
     for (int32_t p = 0; p < s->partitions; p++) c->next[p] = s->readers[p].next;
     c->at_ms = s->clock.inside_ms;
     c->base_ms = s->read_ms;
@@ -213,18 +216,22 @@ static enum hf_err commit(struct schedule *s) {
     }
     levels_encode(&c->levels, &s->scratch);
     if (hf_buf_failed(&s->scratch)) return hf_buf_failed(&s->scratch);
-    struct engine_put put = {HF_STR("delay/base"), hf_buf_view(&s->scratch)};
+    struct put_list *puts = &s->batch.puts;
+    put_list_begin(puts);
+    enum hf_err e = put_list_add(puts, HF_STR("delay/base"), hf_buf_view(&s->scratch));
+    if (!e) e = counts_put_frozen(&s->counts, puts);
+    if (e) return e;
     struct engine_commit what = {.now_ms = s->clock.inside_ms,
-                                 .puts = &put,
-                                 .put_count = 1,
+                                 .puts = puts->puts,
+                                 .put_count = puts->count,
                                  .low_waters = low,
                                  .low_water_count = (size_t)s->partitions,
                                  .runs_added = c->added,
                                  .runs_added_count = c->added_count};
     engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
     c->durable = false;
-    enum hf_err e = engine_commit(s->engine, &what, committed, s);
-    if (e) return e;
+    if ((e = engine_commit(s->engine, &what, committed, s))) return e;
+    counts_settle(&s->counts);
     s->under_way++;
     c->state = CHECKPOINT_WAIT;
     return HF_OK;

@@ -69,18 +69,6 @@ void schedule_due(const struct schedule *s, uint64_t out[SCHEDULE_DUE_BUCKETS]) 
     for (size_t i = 0; i < SCHEDULE_DUE_BUCKETS; i++) out[i] = due[i] > 0 ? (uint64_t)due[i] : 0;
 }
 
-uint64_t due_bytes(const struct schedule *s) {
-    uint64_t n = s->batch.bodies.n + (s->active ? s->active->bytes : 0) + (s->frozen ? s->frozen->bytes : 0);
-    for (size_t i = 0; i < s->run_count; i++) {
-        const struct run *r = s->runs[i].run;
-        uint64_t all = r->messages + r->tombstones;
-        uint64_t passed = s->runs[i].cursor.before[0] + s->runs[i].cursor.before[1];
-        if (r->kind == RUN_MESSAGES && all)
-            n += (uint64_t)((double)r->bytes * (double)(all - passed) / (double)all);
-    }
-    return n;
-}
-
 /* The rate of the last seconds: firings of a window of WINDOW_MS, and of the one before it. */
 void due_count_fired(struct schedule *s, uint64_t n) {
     enum { WINDOW_MS = 5000 };

@@ -177,6 +177,7 @@ void batch_fini(struct batch *b) {
     hf_buf_fini(&b->bodies);
     hf_buf_fini(&b->texts);
     hf_arena_fini(&b->arena);
+    put_list_fini(&b->puts);
     free(b->fired);
     free(b->outs);
     free(b->headers);
@@ -401,6 +402,26 @@ static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, con
     return ends ? HF_OK : next_run(s, r, m, &series, all, n, base, next_ms, last_run);
 }
 
+static enum hf_err resolve_ordinary(struct schedule *s, struct resolved *r, const struct message *m,
+                                    struct hf_header *headers, size_t n, bool reject) {
+    struct batch *b = &s->batch;
+    enum hf_err e = HF_OK;
+    struct engine_out *out = &b->outs[r->outs];
+    *out = (struct engine_out){
+        .topic = m->topic, .key = m->key, .value = m->value, .headers = headers, .header_count = n};
+    if (!(m->flags & ENTRY_CREATED))
+        add_header(out, headers, HF_HDR_CREATED_AT, time_text(&b->texts, &r->accepted, m->accepted_ms));
+    if (!(m->flags & ENTRY_NAMED))
+        add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &r->accepted, m));
+    int64_t wait_ms = m->flags & ENTRY_RELATIVE ? inside_hold(s, m->place) : 0;
+    if (wait_ms > 0)
+        hold(s, r, m, wait_ms, out, headers);
+    else
+        e = deliver(s, r, m, reject, out, headers);
+    out->headers = NULL; /* commit_batch: the array may move */
+    return e;
+}
+
 /* Appends what a message becomes to the outs. HF_EAGAIN: its topic does not serve yet. */
 static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct fired *f, bool reject) {
     struct batch *b = &s->batch;
@@ -410,21 +431,9 @@ static enum hf_err resolve(struct schedule *s, struct resolved *r, const struct 
     size_t n = 0;
     if (!e) e = entry_decode(hf_str_make(b->bodies.p + f->at, f->size), &m, headers, &n);
     if (e) return e;
-    if (m.flags & ENTRY_CRON) return resolve_recurring(s, r, &m, headers, n, reject);
-    struct engine_out *out = &b->outs[r->outs];
-    *out = (struct engine_out){
-        .topic = m.topic, .key = m.key, .value = m.value, .headers = headers, .header_count = n};
-    if (!(m.flags & ENTRY_CREATED))
-        add_header(out, headers, HF_HDR_CREATED_AT, time_text(&b->texts, &r->accepted, m.accepted_ms));
-    if (!(m.flags & ENTRY_NAMED))
-        add_header(out, headers, HF_HDR_MESSAGE_ID, identity(&b->texts, &r->accepted, &m));
-    int64_t wait_ms = m.flags & ENTRY_RELATIVE ? inside_hold(s, m.place) : 0;
-    if (wait_ms > 0)
-        hold(s, r, &m, wait_ms, out, headers);
-    else
-        e = deliver(s, r, &m, reject, out, headers);
-    out->headers = NULL; /* commit_batch: the array may move */
-    return e;
+    e = m.flags & ENTRY_CRON ? resolve_recurring(s, r, &m, headers, n, reject)
+                             : resolve_ordinary(s, r, &m, headers, n, reject);
+    return e ? e : counts_fire(&s->counts, m.topic, f->size);
 }
 
 /* ---- committing ---- */
@@ -488,6 +497,18 @@ static void mark_dropping(struct schedule *s, const uint64_t *ids, size_t n) {
     if (n > 0) schedule_runs_changed(s);
 }
 
+/* What the commit says of mark, clock and counts; strings are borrowed from mark and epochs. */
+static enum hf_err puts_of(struct schedule *s, hf_str mark, struct hf_buf *epochs) {
+    struct put_list *puts = &s->batch.puts;
+    put_list_begin(puts);
+    enum hf_err e = put_list_add(puts, HF_STR("delay/mark"), mark);
+    if (!e) e = counts_put_fired(&s->counts, puts);
+    if (e || !s->clock.dirty) return e;
+    inside_epochs_encode(s, epochs);
+    if (hf_buf_failed(epochs)) return hf_buf_failed(epochs);
+    return put_list_add(puts, HF_STR("delay/clock"), hf_buf_view(epochs));
+}
+
 /* Starts a commit of the outs, made of the first n messages, which moves the mark. */
 static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const struct resolved *r) {
     struct commit *c = free_commit(s);
@@ -496,27 +517,21 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     put_mark(mark, value);
     struct hf_buf epochs;
     hf_buf_init(&epochs, 8 + EPOCHS_MAX * 16);
-    struct engine_put puts[2] = {{HF_STR("delay/mark"), hf_str_make(value, sizeof value)}};
-    if (s->clock.dirty) {
-        inside_epochs_encode(s, &epochs);
-        puts[1] = (struct engine_put){HF_STR("delay/clock"), hf_buf_view(&epochs)};
-    }
+    enum hf_err e = puts_of(s, hf_str_make(value, sizeof value), &epochs);
     uint64_t drops[DROPS_MAX];
     size_t drop_count = spent_runs(s, mark, drops);
     struct engine_commit what = {.now_ms = s->clock.inside_ms,
                                  .outs = s->batch.outs,
                                  .out_count = r->outs,
-                                 .puts = puts,
-                                 .put_count = hf_mutate(101)                              ? 0
-                                              : s->clock.dirty && !hf_buf_failed(&epochs) ? 2
-                                                                                          : 1,
+                                 .puts = s->batch.puts.puts,
+                                 .put_count = hf_mutate(101) ? 0 : s->batch.puts.count,
                                  .runs_dropped = drops,
                                  .runs_dropped_count = drop_count};
     *c = (struct commit){
         .s = s, .mark = mark, .rejected = r->rejected, .held = r->held, .skipped = r->skipped};
     c->fired = n - r->rejected - r->held - r->skipped;
     if (!hf_mutate(103)) engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
-    enum hf_err e = engine_commit(s->engine, &what, committed, c);
+    if (!e) e = engine_commit(s->engine, &what, committed, c);
     hf_buf_fini(&epochs);
     if (e) return e;
     c->busy = true;
@@ -524,6 +539,7 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     s->under_way++;
     s->started = mark;
     s->clock.dirty = false;
+    counts_fired(&s->counts);
     mark_dropping(s, drops, drop_count);
     return HF_OK;
 }
@@ -539,6 +555,7 @@ static void drop_front(struct batch *b, size_t n) {
 static enum hf_err commit_batch(struct schedule *s) {
     struct batch *b = &s->batch;
     struct resolved r = {0};
+    counts_fire_none(&s->counts);
     hf_buf_reset(&b->texts);
     if (!hf_buf_room(&b->texts, b->count * TEXT_BYTES)) return HF_ENOMEM;
     hf_arena_fini(&b->arena);
@@ -571,6 +588,7 @@ static enum hf_err commit_without_moves(struct schedule *s) {
     bool spent = spent_runs(s, s->taken, drops) > 0;
     if (!spent && !s->clock.dirty) return HF_OK;
     struct resolved none = {0};
+    counts_fire_none(&s->counts);
     return commit(s, 0, s->taken, &none);
 }
 

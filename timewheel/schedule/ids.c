@@ -8,12 +8,15 @@
  *
  * Body of an entry in such a run:
  *     hash u63 uvarint, sequence of the operation uvarint (these two are its place), kind u8, outcome u8,
- *     due uvarint, sequence of the message uvarint, at uvarint, key: the rest
+ *     due uvarint, sequence of the message uvarint, at uvarint, size of the message uvarint (only if kind has
+ *     HAS_SIZE), key: the rest
  *
  * Two keys with one hash are told apart by the key. */
 #include "schedule_state.h"
 
 #include "base/hash.h"
+
+enum { HAS_SIZE = 128 };
 
 void id_key(struct hf_buf *b, hf_str topic, hf_str id) {
     hf_buf_u8(b, 'i');
@@ -55,28 +58,33 @@ enum hf_err id_put(struct gather *g, hf_str key, const struct id_entry *what) {
     e->item = what->item;
     e->kind = what->kind;
     e->outcome = what->outcome;
+    e->size = what->size;
     return HF_OK;
 }
 
 void id_encode(struct hf_buf *b, const struct id_entry *e) {
     hf_buf_uvarint(b, e->hash);
     hf_buf_uvarint(b, e->seq);
-    hf_buf_u8(b, e->kind);
+    hf_buf_u8(b, (uint8_t)(e->kind | (e->size ? HAS_SIZE : 0)));
     hf_buf_u8(b, e->outcome);
     hf_buf_uvarint(b, (uint64_t)e->place.due);
     hf_buf_uvarint(b, e->place.seq);
     hf_buf_uvarint(b, (uint64_t)e->at_ms);
+    if (e->size) hf_buf_uvarint(b, e->size);
     hf_buf_put(b, e->key, e->key_size);
 }
 
 enum hf_err id_decode(hf_str body, struct id_entry *e, hf_str *key) {
     struct bytes r = bytes_of(body);
-    uint64_t due, at;
+    uint64_t due, at, size = 0;
     if (!take_uvarint(&r, &e->hash) || !take_uvarint(&r, &e->seq) || r.end - r.p < 2) return HF_ECORRUPT;
-    e->kind = (uint8_t)*r.p++;
+    uint8_t kind = (uint8_t)*r.p++;
     e->outcome = (uint8_t)*r.p++;
     if (!take_uvarint(&r, &due) || !take_uvarint(&r, &e->place.seq) || !take_uvarint(&r, &at))
         return HF_ECORRUPT;
+    if ((kind & HAS_SIZE) && (!take_uvarint(&r, &size) || size > UINT32_MAX)) return HF_ECORRUPT;
+    e->kind = kind & (HAS_SIZE - 1);
+    e->size = (uint32_t)size;
     e->place.due = (int64_t)due;
     e->at_ms = (int64_t)at;
     *key = hf_str_make(r.p, (size_t)(r.end - r.p));
@@ -107,6 +115,7 @@ static void state_of(const struct id_entry *e, bool active, struct id_state *out
                              .seq = e->seq,
                              .place = e->place,
                              .at_ms = e->at_ms,
+                             .size = e->size,
                              .item = active ? e->item : NULL};
 }
 

@@ -206,6 +206,7 @@ struct id_entry {
     int64_t at_ms;      /* when cancelled, or when the operation was accepted */
     struct item *item;  /* in the same gathering, while pending; else NULL */
     uint8_t kind, outcome;
+    uint32_t size; /* of the message, while it pends */
     uint32_t key_size;
     char key[];
 };
@@ -255,6 +256,7 @@ struct id_state {
     uint64_t seq;
     struct place place;
     int64_t at_ms;
+    uint32_t size;
     struct item *item; /* of the active gathering */
 };
 

@@ -20,6 +20,7 @@
  * ids.c        what is known of ids, in memory and in runs of their own
  * clock.c      inside time, leaps, monotonic deadlines
  * due.c        what is due when, for those who look
+ * counts.c     how much pends for each destination
  * list.c       pages, one by id, outcomes
  * recurring.c  hf-cron: the next run of a message that fires
  * levels.c     hf-delay: level3
@@ -45,6 +46,8 @@
  *   S4  what is known of ids at the base is in runs of ids; later knowledge is in the gatherings
  *
  *   S5  every source's head lies behind `taken`
+ *
+ *   S6  the counts of all destinations sum up to what pends (counts.c)
  *
  * Failure. A commit that fails takes all later ones with it; the schedule then throws its memory away and
  * starts again from durable state (rewind), as after a crash. So does it when memory runs out in the middle
@@ -211,6 +214,7 @@ static enum hf_err load(struct schedule *s) {
     if (!e) e = gather_open(s->mark, &s->active);
     if (e) return e;
     inside_epochs_restore(s, engine_state_get(s->engine, HF_STR("delay/clock")));
+    if ((e = counts_load(&s->counts, s->engine))) return e;
     struct opening o = {s, HF_OK};
     engine_run_each(s->engine, open_run, &o);
     if (o.e) return o.e;
@@ -234,6 +238,7 @@ static void unload(struct schedule *s) {
     while (s->run_count) remove_at(s, s->run_count - 1);
     gather_close(s->active);
     s->active = NULL;
+    counts_unload(&s->counts);
     s->batch.count = s->batch.try_count = 0;
     s->batch.reject_first = false;
     hf_buf_reset(&s->batch.bodies);
@@ -379,6 +384,10 @@ int64_t schedule_step(struct schedule *s, int64_t now_ms, int64_t mono_ms) {
     return more ? 0 : wait_of(s);
 }
 
+int64_t schedule_read_offset(const struct schedule *s, int32_t partition) {
+    return partition < s->partitions ? s->readers[partition].next : 0;
+}
+
 /* ---- numbers ---- */
 
 static uint64_t pending(const struct schedule *s) {
@@ -394,12 +403,14 @@ static uint64_t pending(const struct schedule *s) {
     return n;
 }
 
+static size_t index_bytes(const struct run *r) {
+    return r->block_count * sizeof(struct run_block) + r->bloom_bytes;
+}
+
 static size_t memory(const struct schedule *s) {
     size_t n = sizeof *s + gather_memory(s->active) + (s->frozen ? gather_memory(s->frozen) : 0);
     n += s->batch.bodies.cap + s->batch.texts.cap + s->batch.header_cap * sizeof(struct hf_header);
-    for (size_t i = 0; i < s->run_count; i++)
-        n += s->runs[i].run->block_count * sizeof(struct run_block) + s->runs[i].run->bloom_bytes +
-             s->runs[i].cursor.block_cap;
+    for (size_t i = 0; i < s->run_count; i++) n += index_bytes(s->runs[i].run) + s->runs[i].cursor.block_cap;
     return n;
 }
 
@@ -409,7 +420,7 @@ void schedule_stats(const struct schedule *s, struct schedule_stats *out) {
         out->next_due_ms = fire_next((struct schedule *)(uintptr_t)s);
         out->pending = pending(s);
         out->memory_bytes = memory(s);
-        out->pending_bytes = due_bytes(s);
+        out->pending_bytes = schedule_pending(s, (hf_str){NULL, 0}).bytes;
     }
     out->late_ms = s->clock.inside_ms > out->next_due_ms ? s->clock.inside_ms - out->next_due_ms : 0;
     out->mark = (struct schedule_place){s->mark.due, s->mark.seq};
@@ -417,6 +428,7 @@ void schedule_stats(const struct schedule *s, struct schedule_stats *out) {
         bool ids = s->runs[i].run->kind == RUN_IDS;
         *(ids ? &out->id_runs : &out->runs) += 1;
         *(ids ? &out->id_bytes : &out->run_bytes) += s->runs[i].run->bytes;
+        if (ids) out->id_index_bytes += index_bytes(s->runs[i].run);
     }
     out->id_horizon_ms = s->id_horizon_ms;
     out->read_sequence = s->read_seq;
@@ -443,5 +455,8 @@ void schedule_check(const struct schedule *s) {
     }
     if (s->frozen && s->frozen->sorted_at < s->frozen->sorted_count)
         assert(place_before(s->taken, s->frozen->sorted[s->frozen->sorted_at]->place));
+    bool all_read = s->caught_up && s->read_ms > s->mark.due; /* also what had been fired before the start */
+    assert(!all_read || s->counts.total.messages == (int64_t)pending(s)); /* S6 */
+    counts_check(&s->counts);
     assert(s->under_way >= s->commits_under_way);
 }

@@ -171,6 +171,18 @@ HF_CHECK enum hf_err schedule_count(struct schedule *s, const struct schedule_qu
  * block (some hundred messages) for each run. */
 void schedule_due(const struct schedule *s, uint64_t out[SCHEDULE_DUE_BUCKETS]);
 
+struct schedule_pending {
+    uint64_t messages, bytes; /* bytes: as stored */
+};
+/* How much pends for one destination (topic.n == 0: for all) of what has been read, exactly, at no cost. A
+ * run of a recurring schedule counts until its commit has started; the next one when it is read. */
+struct schedule_pending schedule_pending(const struct schedule *s, hf_str topic);
+/* Every destination for which anything pends. */
+void schedule_topics_each(const struct schedule *s,
+                          void (*fn)(void *arg, hf_str topic, const struct schedule_pending *p), void *arg);
+/* Records of this partition of holdfast.delay below this offset have been read. */
+int64_t schedule_read_offset(const struct schedule *s, int32_t partition);
+
 /* Edition of the time zones: "2022e". */
 const char *schedule_time_zones(void);
 
@@ -188,7 +200,7 @@ extern const int64_t
     schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1]; /* upper bounds; the last has none */
 
 struct schedule_stats {
-    uint64_t pending, pending_bytes;          /* bytes: in memory, and of runs, their spent parts estimated */
+    uint64_t pending, pending_bytes;          /* bytes: as stored, without what lies around them */
     uint64_t read_sequence;                   /* everything up to here has been read */
     uint64_t fired_per_second;                /* over the last seconds */
     uint64_t accepted, fired, rejected, held; /* since the start */
@@ -201,6 +213,7 @@ struct schedule_stats {
     int64_t lateness_sum_ms;
     uint64_t runs, run_bytes, id_runs, id_bytes;
     size_t memory_bytes;
+    size_t id_index_bytes; /* of it: filters and indexes of ids */
     int64_t id_horizon_ms; /* ids finished before this time are forgotten */
     uint64_t checkpoints, merges, rewinds;
     bool clock_leapt;

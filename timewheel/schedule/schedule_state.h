@@ -16,6 +16,7 @@ enum {
     ENTRY_MAX = 32 << 20,
     SEARCH_ENTRIES = 100000, /* one page looks at so many */
     ZONES_MAX = 16,          /* kept open */
+    TOUCHED_MAX = 16384,     /* destinations whose counts one checkpoint changes */
 };
 
 struct source { /* a run, and where firing reads it */
@@ -44,6 +45,22 @@ struct clock {
     bool dirty; /* epochs are to be made durable */
 };
 
+struct amount {
+    int64_t messages, bytes;
+};
+
+struct counts { /* how much pends for whom (counts.c) */
+    struct topic_count *all, *last, *firing;
+    struct amount total;
+    size_t touched;
+};
+
+struct put_list { /* puts of one commit */
+    struct engine_put *puts;
+    size_t count, cap;
+    struct hf_arena texts;
+};
+
 struct batch { /* what was taken to be fired, until its commit has started */
     struct hf_buf bodies;
     struct fired {
@@ -58,6 +75,7 @@ struct batch { /* what was taken to be fired, until its commit has started */
     struct hf_header *headers;
     size_t header_cap;
     struct engine_out *outs; /* up to two for each fired: a run, and the next */
+    struct put_list puts;
 };
 
 /* What hf-delay: level1 and up mean. */
@@ -147,6 +165,7 @@ struct schedule {
     struct place buried;  /* the last tombstone met while firing */
     struct gather *active, *frozen;
     struct levels levels; /* for records read from now on */
+    struct counts counts;
     struct source *runs;
     size_t run_count, run_cap;
     struct run **id_runs; /* those of ids among them */
@@ -199,7 +218,6 @@ void inside_epochs_restore(struct schedule *s, hf_str value);
 
 /* ---- due.c ---- */
 size_t due_bucket(const struct schedule *s, int64_t due_ms);
-uint64_t due_bytes(const struct schedule *s);
 void due_count_fired(struct schedule *s, uint64_t n);
 uint64_t due_fired_per_second(const struct schedule *s);
 
@@ -225,6 +243,26 @@ HF_CHECK enum hf_err recurring_next(struct schedule *s, hf_str cron, hf_str tz, 
 /* Has the group not yet done the run before? identity: of the series. */
 bool recurring_is_running(struct schedule *s, hf_str topic, const struct recurring *r, hf_str identity);
 void recurring_close(struct schedule *s);
+
+/* ---- counts.c ---- */
+HF_CHECK enum hf_err counts_load(struct counts *t, struct engine *e);
+void counts_unload(struct counts *t);
+void counts_check(const struct counts *t);
+/* A record was read: so much pends more, or less. */
+HF_CHECK enum hf_err counts_add(struct counts *t, hf_str topic, int64_t messages, int64_t bytes);
+void counts_freeze(struct counts *t);
+/* What the commit being put together fires; counts_fired: it has started. */
+void counts_fire_none(struct counts *t);
+HF_CHECK enum hf_err counts_fire(struct counts *t, hf_str topic, size_t bytes);
+HF_CHECK enum hf_err counts_put_fired(const struct counts *t, struct put_list *out);
+void counts_fired(struct counts *t);
+/* A checkpoint's commit; counts_settle: it has started. */
+HF_CHECK enum hf_err counts_put_frozen(const struct counts *t, struct put_list *out);
+void counts_settle(struct counts *t);
+void put_list_begin(struct put_list *p);
+/* key and value are borrowed. */
+HF_CHECK enum hf_err put_list_add(struct put_list *p, hf_str key, hf_str value);
+void put_list_fini(struct put_list *p);
 
 /* ---- accept.c ---- */
 HF_CHECK enum hf_err accept_slice(struct schedule *s, bool *more);

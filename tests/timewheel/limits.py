@@ -1,0 +1,217 @@
+#!/usr/bin/python3
+"""What a schedule does when it is full, when a destination cannot take a message, and what it says of itself:
+limits.py --binary build/holdfast
+
+Every line of /metrics is checked against the rules of Prometheus' text format."""
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from holdfast import Holdfast  # noqa: E402
+
+LIMIT = 40
+server = None
+
+
+def check(what, ok):
+    if not ok:
+        raise AssertionError(what)
+
+
+def wait_for(what, ask, seconds=60):
+    until = time.monotonic() + seconds
+    while not ask():
+        check(what, time.monotonic() < until)
+        time.sleep(0.02)
+
+
+def command(*words, status=0, stdin=None):
+    run = subprocess.run([server.binary, *words, "--server", server.kafka, "--api", server.http], text=True, input=stdin,
+                         capture_output=True, timeout=120)
+    check(f"{words}: {run.returncode} {run.stdout} {run.stderr}", run.returncode == status)
+    return run.stdout + run.stderr
+
+
+def kcat(topic, lines, *headers, timeout_ms=60000):
+    """A producer that sends one line a batch; Popen."""
+    flags = [x for h in headers for x in ("-H", h)]
+    p = subprocess.Popen(["kcat", "-P", "-K:", "-b", server.kafka, "-t", topic, "-X", f"message.timeout.ms={timeout_ms}",
+                          "-X", "batch.num.messages=1", "-X", "retry.backoff.ms=50", *flags], text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdin.write("\n".join(lines) + "\n")
+    p.stdin.close()
+    return p
+
+
+def end_of(p):
+    """Output and errors of a producer that has come to its end."""
+    try:
+        p.wait(120)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        raise
+    with p.stdout, p.stderr:
+        return p.stdout.read() + p.stderr.read()
+
+
+def messages(topic):
+    return [json.loads(x) for x in command("tail", topic, "--from", "earliest", "--exit", "--json").splitlines()]
+
+
+def stats():
+    return json.loads(command("schedule", "stats", "--json"))
+
+
+# ---- Prometheus' text format ----
+
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)$')
+LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
+
+
+def family_of(name, kinds):
+    base = re.sub(r"_(bucket|sum|count)$", "", name)
+    return base if kinds.get(base) == "histogram" else name
+
+
+def parse(text):
+    """{(name, labels): value}; raises at what a scraper would refuse."""
+    kinds, seen, closed, current = {}, {}, set(), None
+    check("the text ends with a line feed", text.endswith("\n"))
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            check(f"a type twice: {line}", name not in kinds)
+            check(f"an unknown type: {line}", kind in ("counter", "gauge", "histogram"))
+            check(f"a counter's name ends in _total: {line}", (kind == "counter") == name.endswith("_total"))
+            kinds[name], current = kind, name
+            continue
+        match = SAMPLE.match(line)
+        check(f"no sample: {line!r}", match)
+        name, labels, value = match.group(1), tuple(sorted(LABEL.findall(match.group(2) or ""))), float(match.group(3))
+        family = family_of(name, kinds)
+        check(f"without a type: {line}", family in kinds)
+        check(f"not with its family: {line}", family == current and family not in closed)
+        check(f"twice: {line}", (name, labels) not in seen)
+        check(f"a counter or bucket below zero: {line}", value >= 0 or kinds[family] == "gauge")
+        seen[name, labels] = value
+    for family in (name for name, kind in kinds.items() if kind == "histogram"):
+        buckets = [(float(dict(l)["le"].replace("+Inf", "inf")), v) for (n, l), v in seen.items() if n == family + "_bucket"]
+        check(f"{family}: buckets ascend to +Inf", buckets == sorted(buckets) and buckets[-1][0] == float("inf"))
+        check(f"{family}: buckets add up", [v for _, v in buckets] == sorted(v for _, v in buckets))
+        check(f"{family}: count", seen[family + "_count", ()] == buckets[-1][1])
+    return seen
+
+
+def metrics():
+    return {name: value for (name, labels), value in parse(server.get("/metrics")).items() if not labels}
+
+
+# ---- what is shown ----
+
+def a_full_destination_tells_its_producers_to_come_again():
+    command("topic", "create", "full", "other", "plain")
+    end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(LIMIT - 5)], "hf-topic=full", "hf-delay=1h"))
+    command("send", "full", "named", "--delay", "1h", "--id", "one")
+    wait_for("they pend", lambda: stats()["topics"]["full"]["pending"] == LIMIT - 4)
+    out = end_of(kcat("holdfast.delay", [f"k:more{i}" for i in range(20)], "hf-topic=full", "hf-delay=1h", timeout_ms=1500))
+    check(f"refused: {out}", "failed" in out or "Delivery" in out)
+    wait_for("as many as may", lambda: stats()["topics"]["full"]["pending"] == LIMIT)
+    check("the log says why", f"schedule.topic.pending.max is {LIMIT} and would be passed for full" in server.log())
+    check("counted", metrics()["holdfast_schedule_refused_total"] > 0)
+    batch = subprocess.run(["kcat", "-P", "-b", server.kafka, "-t", "holdfast.delay", "-X", "message.timeout.ms=1000", "-H",
+                            "hf-topic=full", "-H", "hf-delay=1h"], text=True, input="a\nb\n", capture_output=True, timeout=60)
+    check(f"a batch has room as a whole or not at all: {batch}", "failed" in batch.stderr and stats()["topics"]["full"]["pending"] == LIMIT)
+    # Nothing else suffers.
+    command("send", "other", "v", "--delay", "1ms")
+    command("send", "plain", "v")
+    wait_for("others are served", lambda: len(messages("other")) == 1 and len(messages("plain")) == 1)
+    # A producer that waits gets the room that a cancel makes.
+    waiting = kcat("holdfast.delay", ["k:patient"], "hf-topic=full", "hf-delay=1h")
+    refused = metrics()["holdfast_schedule_refused_total"]
+    wait_for("it tries again", lambda: metrics()["holdfast_schedule_refused_total"] > refused + 2)
+    check("a cancel needs no room", command("schedule", "cancel", "full", "one").strip() == "cancelled")
+    check(f"it got through: {end_of(waiting)}", waiting.returncode == 0)
+    server.stop(signal.SIGKILL)
+    server.start()
+    wait_for("all is read", lambda: stats()["caught_up"])
+    check("counts survive", stats()["topics"]["full"]["pending"] == LIMIT and "other" not in stats()["topics"])
+    out = end_of(kcat("holdfast.delay", ["k:late"], "hf-topic=full", "hf-delay=1h", timeout_ms=1000))
+    check(f"still full: {out}", "failed" in out)
+
+
+def what_cannot_be_delivered_is_rejected_and_replayed():
+    command("topic", "create", "gone")
+    command("topic", "create", "small", "--set", "max.message.bytes=2048")
+    before = stats()["rejected"]
+    command("send", "gone", "first", "--key", "k", "--delay", "2h", "--id", "a", "--header", "own=kept")
+    command("send", "small", "x" * 4000, "--delay", "2h", "--id", "b")
+    wait_for("both pend", lambda: {"gone", "small"} <= set(stats()["topics"]))
+    created = json.loads(command("schedule", "show", "gone", "a"))["accepted_ms"]
+    command("topic", "delete", "gone")
+    for topic, name in (("gone", "a"), ("small", "b")):
+        check("moved", command("schedule", "move", topic, name, "--delay", "1ms").strip() == "moved")
+    wait_for("both are rejected", lambda: stats()["rejected"] == before + 2)
+    check("counted", metrics()["holdfast_schedule_rejected_total"] == before + 2)
+    rows = {dict(r["headers"])["hf-origin"]: r for r in
+            map(json.loads, command("rejected", "list", "--json").splitlines())}
+    check(f"reasons: {rows}", dict(rows["gone"]["headers"])["hf-reason"] == "no such topic, and it may not be created" and
+          dict(rows["small"]["headers"])["hf-reason"] == "too large for its topic")
+    check("as it was sent", rows["gone"]["value"] == "first" and rows["gone"]["key"] == "k")
+    check("a line each", "topic=gone" in command("rejected", "list") and "too large" in command("rejected", "list"))
+    place = f"{rows['gone']['partition']}/{rows['gone']['offset']}"
+    text = command("rejected", "replay", place, status=1)
+    check(f"still gone: {text}", "the server's log names" in text and "may not be created" in server.log())
+    command("topic", "create", "gone")
+    check("replayed", command("rejected", "replay", place).strip() == "replay 1")
+    wait_for("it arrives", lambda: len(messages("gone")) == 1)
+    arrived, = messages("gone")
+    check(f"with its identity: {arrived}", arrived["message_id"] == rows["gone"]["message_id"] and arrived["value"] == "first" and
+          dict(arrived["headers"])["own"] == "kept" and "hf-reason" not in dict(arrived["headers"]) and created > 0)
+    check("once", "no such message" in command("rejected", "replay", place, status=1))
+    check("the other stays", "topic=small" in command("rejected", "list") and "topic=gone" not in command("rejected", "list"))
+    check("dropped", command("rejected", "drop", "--all").strip() == "drop 1" and command("rejected", "list") == "")
+
+
+def numbers_are_for_everyone_to_read():
+    end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(30)], "hf-topic=other", "hf-delay=1ms"))
+    wait_for("fired", lambda: len(messages("other")) == 31)
+    end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(7)], "hf-topic=other", "hf-delay=50s"))
+    wait_for("they pend", lambda: stats()["topics"].get("other", {}).get("pending") == 7)
+    now, told = metrics(), stats()
+    check("pending", now["holdfast_schedule_pending"] == told["pending"] == sum(t["pending"] for t in told["topics"].values()))
+    check("due soon", now["holdfast_schedule_due_next_minute"] == told["due_next_minute"] == 7)
+    check("late", now["holdfast_schedule_late"] == told["late"] == 0)
+    check("lateness", now["holdfast_schedule_lateness_ms_count"] == sum(told["lateness"].values()) >= 30)
+    check("limits", now["holdfast_schedule_pending_limit"] == told["limits"]["pending"] and told["limits"]["topic_pending"] == LIMIT)
+    for name in ("fired_per_second", "id_bytes", "id_bytes_limit", "id_index_bytes", "id_horizon_ms", "clock_leapt"):
+        check(name, f"holdfast_schedule_{name}" in now)
+    check("of a topic", parse(server.get("/metrics"))["holdfast_schedule_topic_pending", (("topic", "other"),)] == 7)
+
+
+def main():
+    global server
+    options = argparse.ArgumentParser()
+    options.add_argument("--binary", required=True)
+    o = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="holdfast-limits-") as folder:
+        server = Holdfast(o.binary, folder, "--auto.create.topics.enable=false", f"--schedule.topic.pending.max={LIMIT}")
+        server.start()
+        try:
+            for test in (a_full_destination_tells_its_producers_to_come_again, what_cannot_be_delivered_is_rejected_and_replayed,
+                         numbers_are_for_everyone_to_read):
+                test()
+                print(f"ok {test.__name__}", flush=True)
+            check("a clean stop", server.stop() == 0)
+        finally:
+            if server.process:
+                server.stop(signal.SIGKILL)
+
+
+main()
