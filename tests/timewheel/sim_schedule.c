@@ -342,9 +342,12 @@ static void drain(struct run *r) {
         int64_t wait_ms = stats.next_due_ms - env_wall_ms(r->env);
         bool rests = stats.caught_up && schedule_idle(r->schedule) && stats.next_due_ms < INT64_MAX;
         if (rests && wait_ms > 0) hf_sim_advance(r->sim, wait_ms * 1000);
-        if (stats.pending == 0 && schedule_idle(r->schedule)) missing = check(r);
+        if (stats.pending == 0 && stats.caught_up && schedule_idle(r->schedule)) missing = check(r);
     }
     if (missing) broken(r, "%zu messages never arrived", missing);
+    struct schedule_pending left = schedule_pending(r->schedule, (hf_str){NULL, 0});
+    if (left.messages || left.bytes)
+        broken(r, "%llu messages pend by count", (unsigned long long)left.messages);
     if (!r->broken[0]) check_answers(r);
     for (int i = 0; i < 50 && !r->broken[0]; i++) step(r);
     (void)check(r); /* nothing twice */

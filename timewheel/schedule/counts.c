@@ -175,6 +175,7 @@ enum hf_err counts_put_frozen(const struct counts *t, struct put_list *out) {
     for (const struct topic_count *c = t->all; c && !e; c = c->hh.next) {
         struct amount sum = c->base;
         add(&sum, c->frozen);
+        if (hf_mutate(113)) add(&sum, c->active);
         if (!is_nothing(c->frozen)) e = put(out, c, sum);
     }
     return e;
