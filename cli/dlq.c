@@ -158,9 +158,10 @@ static enum hf_err each(struct session *s, action *act) {
             e = client_error(client_err_of(m->err), "read \"%s\": %s", s->topic, rd_kafka_message_errstr(m));
         else /* after a failure nothing more is done, but what is left is still read and kept */
             e = visit(s, m, first ? NULL : act);
+        bool unreadable = m->err && e;
         rd_kafka_message_destroy(m);
         if (e && !first) first = e;
-        if (e && first == e && m->err) return e;
+        if (unreadable) return e;
     }
     return first;
 }
