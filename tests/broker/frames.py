@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Every advertised (API, version) is sent a frame that kafka-python 3 made, and its answer is read by kafka-python 3;
-then the frame is cut at every byte, and every field that could be a length is made huge. Whatever comes: the
-connection is answered or closed, one log line tells of each that was closed, and nothing else happens.
+then the frame is cut at every byte, and every length and count in it is made huge: each time the connection is closed
+with one log line, and nothing else happens. At last huge numbers are written over every byte, whatever it means: the
+connection is closed, with its log line, or answered.
 
     frames.py BINARY PYTHON_LIBRARY_FOLDER [counted|sanitized]     a sanitizer's own memory is not counted
 """
@@ -10,6 +11,7 @@ import os
 import re
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -91,6 +93,51 @@ def frame_of(key, version):
     return bytes(request.encode(version=version, header=True, framed=True))
 
 
+def lengths_of(key, version, frame):
+    """(place, form) of every length and count in the frame, found by that other library's tables: i2, i4, compact."""
+    cls = CLASSES[key][0]
+    flexible, found, at = cls.flexible_version_q(version), [(0, "i4"), (12, "i2")], 14 + len("frames")
+
+    def length(form):
+        nonlocal at
+        found.append((at, form))
+        if form == "compact":
+            n = shift = 0
+            while True:
+                byte, at, shift = frame[at], at + 1, shift + 7
+                n |= (byte & 0x7f) << (shift - 7)
+                if byte < 0x80:
+                    return n - 1
+        size = int(form[1])
+        n = int.from_bytes(frame[at:at + size], "big", signed=True)
+        at += size
+        return n
+
+    def struct_(holder):
+        for field in holder.untagged_fields(version):
+            value(field)
+        if flexible:
+            assert length("compact") == -1, "frames of ours have no tags"
+
+    def value(field):
+        nonlocal at
+        kind = type(field).__name__
+        if kind in ("ArrayField", "StructArrayField"):
+            for _ in range(length("compact" if flexible else "i4")):
+                struct_(field.array_of) if kind == "StructArrayField" else value(field.array_of)
+        elif field._type_str in ("string", "bytes", "records"):
+            size = length("compact" if flexible else "i2" if field._type_str == "string" else "i4")
+            at += max(0, size)
+        else:
+            at += 16 if field._type_str == "uuid" else field._type.size
+
+    if flexible:
+        assert length("compact") == -1
+    struct_(cls._struct)
+    assert at == len(frame), (key, version, at, len(frame))
+    return found
+
+
 def connect(server):
     s = socket.create_connection(("127.0.0.1", server.port), 5)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -159,10 +206,37 @@ class Abuse:
         assert self.server.alive()
 
 
-def cut(abuse, frame):
+    def send_refused(self, bytes_, what):
+        """What no reading makes sense of: closed, and not answered."""
+        with connect(self.server) as s:
+            s.settimeout(30)
+            s.sendall(bytes_)
+            try:
+                answer = answer_of(s)
+            except ConnectionError:
+                self.closed += 1
+                return
+        raise AssertionError(f"{what}: answered by {answer!r}")
+
+
+def cut(abuse, name, frame):
     """The length says as much as there is, so the request itself ends too early."""
     for n in range(4, len(frame)):
-        abuse.send(struct.pack(">i", n - 4) + frame[4:n])
+        abuse.send_refused(struct.pack(">i", n - 4) + frame[4:n], f"{name} cut at {n}")
+
+
+HUGE = {"i2": [b"\x7f\xff"], "i4": [b"\x7f\xff\xff\xff"], "compact": [b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f"]}
+
+
+def make_huge(abuse, name, frame, lengths):
+    """Each length and count alone; a compact one that is huge has more bytes than the one it replaces."""
+    for at, form in lengths:
+        for huge in HUGE[form]:
+            end = at + (int(form[1]) if form != "compact" else 1)
+            while form == "compact" and frame[end - 1] >= 0x80:
+                end += 1
+            sent = frame[:at] + huge + frame[end:]
+            abuse.send_refused(sent if at == 0 else fit(sent), f"{name} huge at {at} of {len(frame)}")
 
 
 def enlarge(abuse, frame, header):
@@ -184,6 +258,13 @@ def lines_told(server):
 
 def refused(server):
     return int(server.metrics()["holdfast_frames_refused_total"])
+
+
+def stored_by(server):
+    """Topics and what has been written to them."""
+    topics = subprocess.run([binary, "topic", "list", "--json", "--server", server.kafka], check=True, timeout=60,
+                            capture_output=True, text=True).stdout
+    return topics, server.metrics()["holdfast_log_appended_bytes_total"]
 
 
 def check_one_line_each(server):
@@ -210,18 +291,25 @@ def main():
             check_valid(server, key, version)
         print(f"{len(pairs)} pairs of API and version answered as another library reads them")
         time.sleep(1.1)  # the log's limiter starts a new second
-        abuse, before = Abuse(server), refused(server)
+        abuse, before, stored, lengths = Abuse(server), refused(server), stored_by(server), 0
         for key, version in pairs:
-            frame = frame_of(key, version)
-            header = 4 + 2 + 2 + 4
-            cut(abuse, frame)
-            enlarge(abuse, frame, header)
+            frame, name = frame_of(key, version), f"{CLASSES[key][0].__name__} {version}"
+            found = lengths_of(key, version, frame)
+            lengths += len(found)
+            cut(abuse, name, frame)
+            make_huge(abuse, name, frame, found)
+            abuse.check_witness()
+        assert refused(server) - before == abuse.closed
+        assert stored_by(server) == stored, "a broken frame left something"
+        print(f"cut at every byte, {lengths} lengths made huge: {abuse.closed} closed")
+        for key, version in pairs:
+            enlarge(abuse, frame_of(key, version), 4 + 2 + 2 + 4)
             abuse.check_witness()
         count = refused(server) - before
         print(f"{abuse.closed} closed, {abuse.answered} answered, {abuse.waiting} left waiting; "
               f"{server.memory_kb()} KiB")
         assert count == abuse.closed, (count, abuse.closed)
-        assert abuse.closed > 20 * len(pairs)
+        assert lengths > 5 * len(pairs), lengths
         assert "sanitized" in sys.argv or server.memory_kb("RssAnon") < 64 * 1024
         time.sleep(1.1)
         before = refused(server)
