@@ -1,6 +1,7 @@
 /* holdfast COMMAND …: a table of commands. */
 #include "command.h"
 
+#include <holdfast/holdfast.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,11 +28,20 @@ static void usage(FILE *to) {
     (void)fprintf(to, "usage: holdfast COMMAND [FLAGS]\n\n");
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         (void)fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
-    (void)fprintf(to, "\nholdfast COMMAND --help tells more.\n");
+    (void)fprintf(to, "\nholdfast COMMAND --help tells more; holdfast --version.\n");
 }
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "";
+    char flag[] = "--help", *help[] = {argv[0], argv[argc - 1], flag, NULL};
+    if (argc == 3 && strcmp(name, "help") == 0) { /* help COMMAND is COMMAND --help */
+        name = argv[2];
+        argv = help;
+    }
+    if (strcmp(name, "--version") == 0) {
+        (void)printf("holdfast %s\n", hf_version());
+        return CLI_DONE;
+    }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
     bool asked = strcmp(name, "help") == 0 || strcmp(name, "--help") == 0;

@@ -3,6 +3,7 @@
 
 #include "timewheel/schedule/schedule.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define AT(field) offsetof(struct server_settings, field)
@@ -93,6 +94,36 @@ static bool is_loopback(const char *address) {
            strncmp(address, "localhost:", 10) == 0;
 }
 
+/* HOST:PORT, [V6]:PORT; and HOST or [V6] alone if a port is not required. */
+static bool is_address(const char *text, bool port_required) {
+    const char *colon = strrchr(text, ':');
+    if (colon && strchr(colon, ']')) colon = NULL;
+    size_t host = colon ? (size_t)(colon - text) : strlen(text);
+    bool v6 = host > 2 && text[0] == '[' && text[host - 1] == ']';
+    if (host == 0 || host >= SERVER_HOST || (!v6 && memchr(text, ':', host))) return false;
+    if (!colon) return !port_required;
+    size_t digits = strspn(colon + 1, "0123456789");
+    return digits >= 1 && digits <= 5 && colon[1 + digits] == 0 && atoi(colon + 1) <= UINT16_MAX;
+}
+
+static enum hf_err check_addresses(const struct server_settings *s, const char **why) {
+    if (!is_address(s->listen, true) || (*s->http && !is_address(s->http, true))) {
+        *why =
+            "listen and http are ADDRESS:PORT, such as 127.0.0.1:9092 or [::1]:9092; port 0 is any free one";
+        return HF_EINVAL;
+    }
+    if (s->advertise && !is_address(s->advertise, false)) {
+        *why = "advertise is HOST or HOST:PORT, such as broker.example:9092";
+        return HF_EINVAL;
+    }
+    if (!s->insecure_bind && (!is_loopback(s->listen) || (*s->http && !is_loopback(s->http)))) {
+        *why = "listen or http is an address that other machines reach, and there is no authentication: "
+               "bind to 127.0.0.1, or say --insecure-bind if the network itself is trusted";
+        return HF_EINVAL;
+    }
+    return HF_OK;
+}
+
 static bool is_level(const char *text) {
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
@@ -151,10 +182,5 @@ enum hf_err server_settings_check(const struct server_settings *s, const char **
         *why = "socket.request.max.bytes must exceed max.message.bytes by at least 4096";
         return HF_EINVAL;
     }
-    if (!s->insecure_bind && (!is_loopback(s->listen) || (*s->http && !is_loopback(s->http)))) {
-        *why = "listen or http is an address that other machines reach, and there is no authentication: "
-               "bind to 127.0.0.1, or say --insecure-bind if the network itself is trusted";
-        return HF_EINVAL;
-    }
-    return HF_OK;
+    return check_addresses(s, why);
 }

@@ -40,7 +40,10 @@ def exit_statuses_and_usage(folder):
     assert run().returncode == 2
     assert run("nonsense").returncode == 2
     assert run("help").returncode == 0
+    assert re.fullmatch(r"holdfast \d+\.\d+\.\d+\n", run("--version").stdout)
+    assert run("help", "nonsense").returncode == 2
     out = run("serve", "--help")
+    assert run("help", "serve").stdout == out.stdout
     assert out.returncode == 0 and "--max.message.bytes" in out.stdout
     out = run("serve", "--nonsense")
     assert out.returncode == 2 and "unknown flag --nonsense" in out.stderr
@@ -56,7 +59,17 @@ def a_public_address_is_refused_without_insecure_bind(folder):
     for flags in (["--listen", "[::1]:0"], ["--listen", "localhost:0"]):
         assert run("serve", "--check-config", *flags).returncode == 0
     assert run("serve", "--check-config", "--listen", "0.0.0.0:0", "--insecure-bind").returncode == 0
-    assert run("serve", "--data", folder, "--listen", "nowhere").returncode == 2
+
+
+@test
+def an_address_that_is_none_is_a_wrong_setting(folder):
+    for flag, text in (("listen", "nowhere"), ("listen", "127.0.0.1"), ("listen", ":9"), ("listen", "127.0.0.1:65536"),
+                       ("listen", "127.0.0.1:9x"), ("http", "127.0.0.1:"), ("listen", "::1:9"), ("advertise", ":9"),
+                       ("advertise", "broker.example:99999"), ("advertise", ""), ("advertise", "broker.example:")):
+        out = run("serve", "--check-config", f"--{flag}", text)
+        assert out.returncode == 2 and "such as" in out.stderr and flag in out.stderr, (flag, text, out)
+    for text in ("broker.example", "broker.example:19092", "10.0.0.1:9", "[2001:db8::1]:9092", "[2001:db8::1]"):
+        assert run("serve", "--check-config", "--advertise", text).returncode == 0, text
 
 
 @test
