@@ -225,10 +225,7 @@ enum hf_err journal_open(struct log *l, uint64_t next_seq) {
     while (!j->spares && !l->failed) {
         journal_prepare(l);
         if (!j->growing && !j->spares) return l->failed ? l->failed : HF_ENOSPC;
-        if (j->growing && j->grown == j->growing->size) {
-            enum hf_err e = env_sync_wait(l->env, NULL, "journal");
-            if (e) return e;
-        }
+        if (j->growing && j->grown == j->growing->size && env_wait(l->env) == 0) return HF_ECRASHED;
     }
     if (l->failed) return l->failed;
     enum hf_err e = env_sync_wait(l->env, NULL, "journal");
