@@ -4,7 +4,9 @@
  * The number of connections is limited too; at the limit no more are accepted, and further clients wait in
  * the kernel's queue until one is closed. evhttp does not tell when it closes a connection. So each
  * connection's bufferevent gets a second reference, which is given back once evhttp has taken its callbacks
- * off: it does that when it frees the connection, and never before.
+ * off: it does that when it frees the connection, and never before. Until then the bufferevent goes on to
+ * read: so the descriptor is closed by it (BEV_OPT_CLOSE_ON_FREE), not by evhttp, which would let the next
+ * connection have the number while these events still watch it, and lose its bytes to them.
  *
  * A request may be answered later (its outcome has to be durable first). Its client may leave meanwhile;
  * evhttp then frees its request, so ours forgets it (on_closed) and drops the answer. */
@@ -200,7 +202,7 @@ static void forget_freed(struct broker_http_server *server) {
 static struct bufferevent *on_connection(struct event_base *base, void *arg) {
     struct broker_http_server *server = arg;
     const struct broker_options *o = &server->broker->options;
-    struct bufferevent *b = bufferevent_socket_new(base, -1, 0);
+    struct bufferevent *b = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
     if (server->connection_count + 1 >= o->http_connections_max) forget_freed(server);
     if (!b || server->connection_count == o->http_connections_max) return b;
     bufferevent_incref(b);

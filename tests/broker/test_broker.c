@@ -639,6 +639,20 @@ static void http_connections_past_the_limit_wait_until_one_is_closed(void **stat
     stop();
 }
 
+/* Whose descriptor has the number of the HTTP connection that was closed just before. */
+static void an_http_connection_that_was_closed_takes_nothing_from_the_next_one(void **state) {
+    (void)state;
+    start((struct broker_options){0});
+    for (int round = 0; round < 8; round++) {
+        assert_non_null(strstr(http("GET /hello/x" TAIL "\r\n", 0), " 200 "));
+        int fd = connect_kafka();
+        for (int i = 0; i < 60; i++) request(fd, KAFKA_API_metadata, 1, i, &all_topics, 30000);
+        for (int i = 0; i < 60; i++) assert_int_equal(read_answer(fd), i);
+        close(fd);
+    }
+    stop();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(produce_requests_run_side_by_side_and_are_answered_in_order),
@@ -658,6 +672,7 @@ int main(void) {
         cmocka_unit_test(a_stop_waits_for_producers),
         cmocka_unit_test(http_routes_and_limits),
         cmocka_unit_test(http_connections_past_the_limit_wait_until_one_is_closed),
+        cmocka_unit_test(an_http_connection_that_was_closed_takes_nothing_from_the_next_one),
     };
     const char *base = getenv("TMPDIR");
     snprintf(root, sizeof root, "%s/holdfast-broker-XXXXXX", base ? base : "/tmp");
