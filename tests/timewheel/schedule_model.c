@@ -29,36 +29,53 @@ static struct op *last_of(struct model *m, const struct op *o) {
     return found;
 }
 
+/* The first time after `after` at which it is to run: every minute that its period divides, of the hour, or
+ * of the day. */
+static int64_t run_after(int period, int64_t after) {
+    enum { MINUTE = 60000, HOUR = 60 };
+    int64_t minute = after / MINUTE + 1, of = period < HOUR ? HOUR : 24 * HOUR;
+    while (minute % of % period) minute++;
+    return minute * MINUTE;
+}
+
 static void decide(struct model *m, struct op *o) {
     o->end = o->kind == CANCEL ? NONE : LIVE;
     o->outcome = SCHEDULE_SCHEDULED;
-    int64_t asked = o->delay >= 0 ? o->at_ms + o->delay : o->due;
-    o->place_due = asked > o->at_ms ? asked : o->at_ms;
+    bool reckoned = o->period && o->kind != MOVE && o->kind != NEXT;
+    o->asked_ms = reckoned ? run_after(o->period, o->at_ms) : o->delay >= 0 ? o->at_ms + o->delay : o->due;
+    o->place_due = o->asked_ms > o->at_ms ? o->asked_ms : o->at_ms;
     if (o->id < 0) return;
     struct op *last = last_of(m, o);
-    bool pending = last && last->end == LIVE && last->place_due > o->at_ms;
-    bool delivered = last && last->end == LIVE && !pending;
-    bool cancelled = last && last->end == DEAD;
+    bool cancelled = last && (last->end == DEAD || last->over);
+    bool pending = last && !cancelled && last->place_due > o->at_ms;
+    bool running = last && !cancelled && !pending && last->period;
+    bool delivered = last && !cancelled && !pending && !running;
+    if (o->kind == NEXT) {
+        if (last && (cancelled || last->seq != o->expect)) o->end = NONE;
+        return;
+    }
     if (o->kind == CANCEL || o->kind == MOVE) {
         o->end = NONE;
         o->outcome = delivered                ? SCHEDULE_ALREADY_DELIVERED
                      : cancelled              ? SCHEDULE_CANCELLED
                      : !last                  ? SCHEDULE_UNKNOWN
                      : o->kind == CANCEL      ? SCHEDULE_CANCELLED
+                     : running                ? SCHEDULE_CHANGED
                      : last->seq != o->expect ? SCHEDULE_CHANGED
                                               : SCHEDULE_MOVED;
         if (o->outcome == SCHEDULE_MOVED) o->end = LIVE;
         if (pending && o->outcome != SCHEDULE_CHANGED) last->end = DEAD;
+        if (running && o->kind == CANCEL) last->over = true;
         return;
     }
-    if (pending && o->kind != PLAIN) {
+    if ((pending || running) && o->kind != PLAIN) {
         o->end = NONE;
         o->outcome = SCHEDULE_KEPT;
     } else if (last && o->kind == ONCE) {
         o->end = NONE;
         o->outcome = SCHEDULE_FINISHED;
-    } else if (pending) {
-        last->end = DEAD;
+    } else if (pending || running) {
+        if (pending) last->end = DEAD;
         o->outcome = SCHEDULE_REPLACED;
     }
 }
@@ -76,13 +93,42 @@ int64_t model_delay(struct model *m) {
     return (int64_t)(model_random(&m->random) % (uint64_t)scale);
 }
 
-struct op *model_act(struct model *m, int64_t wall_ms) {
-    static const enum kind kinds[] = {PLAIN, PLAIN, PLAIN, KEEP, ONCE, CANCEL, CANCEL, MOVE, MOVE};
+static struct op *new_op(struct model *m) {
     if (m->op_count == OPS_MAX) return NULL;
     struct op *o = &m->ops[m->op_count++];
+    *o = (struct op){.id = -1, .due = -1, .delay = -1, .partition = -1, .root = o};
+    return o;
+}
+
+/* The series that a new operation may go on with. */
+static int period_of(struct model *m, const struct op *o, const struct op *last) {
+    static const int periods[] = {1, 1, 5, 20, 60, 360};
+    if (!m->recurs || o->id < 0 || o->kind == CANCEL) return 0;
+    if (o->kind == MOVE) return last && model_chance(m, 80) ? last->period : 0;
+    return model_chance(m, 20) ? periods[model_random(&m->random) % 6] : 0;
+}
+
+struct op *model_end_series(struct model *m) {
+    for (size_t i = 0; i < m->op_accepted; i++) {
+        struct op *o = m->by_seq[i];
+        if (!o->period || o->end != LIVE || o->over || last_of(m, o) != o) continue;
+        struct op *end = new_op(m);
+        if (!end) return NULL;
+        end->kind = CANCEL;
+        end->topic = o->topic;
+        end->id = o->id;
+        return end;
+    }
+    return NULL;
+}
+
+struct op *model_act(struct model *m, int64_t wall_ms) {
+    static const enum kind kinds[] = {PLAIN, PLAIN, PLAIN, KEEP, ONCE, CANCEL, CANCEL, MOVE, MOVE};
+    struct op *o = m->acts < ACTS_MAX ? new_op(m) : NULL;
     uint64_t *s = &m->random;
-    *o = (struct op){
-        .topic = (int)(model_random(s) % TOPICS), .id = -1, .due = -1, .delay = -1, .partition = -1};
+    if (!o) return NULL;
+    m->acts++;
+    o->topic = (int)(model_random(s) % TOPICS);
     if (model_chance(m, 60)) {
         o->id = (int)(model_random(s) % IDS);
         o->kind = kinds[model_random(s) % (sizeof kinds / sizeof kinds[0])];
@@ -95,10 +141,9 @@ struct op *model_act(struct model *m, int64_t wall_ms) {
         o->due = wall_ms + model_delay(m) - (model_chance(m, 10) ? 1000 : 0);
     if (model_chance(m, 30) && o->due >= 0) o->due += 500 - o->due % 500; /* many at once, or very many */
     if (model_chance(m, 30) && o->due >= 0) o->due = wall_ms + 20000 - wall_ms % 20000;
-    if (o->kind == MOVE) {
-        struct op *last = last_of(m, o);
-        o->expect = last ? last->seq + (model_chance(m, 20) ? 1 : 0) : 7;
-    }
+    struct op *last = o->id >= 0 ? last_of(m, o) : NULL;
+    if (o->kind == MOVE) o->expect = last ? last->seq + (model_chance(m, 20) ? 1 : 0) : 7;
+    o->period = period_of(m, o, last);
     return o;
 }
 
@@ -111,6 +156,14 @@ static const char *number(struct op_record *r, int slot, const char *prefix, int
     return r->texts[slot];
 }
 
+static const char *cron_of(int period) {
+    return period == 1    ? "* * * * *"
+           : period == 5  ? "*/5 * * * *"
+           : period == 20 ? "0,20,40 * * * *"
+           : period == 60 ? "@hourly"
+                          : "0 0-23/6 * * *";
+}
+
 void model_record(const struct model *m, const struct op *o, struct op_record *r) {
     static const char *const conflicts[] = {[KEEP] = "keep", [ONCE] = "once"};
     r->header_count = 0;
@@ -120,8 +173,10 @@ void model_record(const struct model *m, const struct op *o, struct op_record *r
     add(r, HF_HDR_TOPIC, model_topics[o->topic]);
     if (o->id >= 0) add(r, HF_HDR_ID, number(r, 2, "id-", o->id));
     if (o->kind == CANCEL) add(r, HF_HDR_OP, "cancel");
-    if (o->kind != CANCEL && o->delay >= 0) add(r, HF_HDR_DELAY, number(r, 3, "", o->delay));
-    if (o->kind != CANCEL && o->delay < 0) add(r, HF_HDR_DUE, number(r, 3, "", o->due));
+    if (o->period) add(r, HF_HDR_CRON, cron_of(o->period));
+    bool timed = o->kind == MOVE || (o->kind != CANCEL && !o->period);
+    if (timed && o->delay >= 0) add(r, HF_HDR_DELAY, number(r, 3, "", o->delay));
+    if (timed && o->delay < 0) add(r, HF_HDR_DUE, number(r, 3, "", o->due));
     if (o->kind == KEEP || o->kind == ONCE) add(r, HF_HDR_ON_CONFLICT, conflicts[o->kind]);
     if (o->kind == MOVE) {
         add(r, HF_HDR_OP, "move");
@@ -134,6 +189,60 @@ struct op *model_op_of(struct model *m, hf_str value) {
     int64_t i;
     if (hf_str_int(value, &i) || i < 0 || (size_t)i >= m->op_count) return NULL;
     return &m->ops[i];
+}
+
+static hf_str header(const struct engine_record *r, const char *name);
+static int64_t header_number(const struct engine_record *r, const char *name);
+
+struct op *model_next_run(struct model *m, const struct engine_record *r, const char **why) {
+    /* The log's clock may be ahead of the one that decided: a little, or by what the wall clock was set back.
+     */
+    enum { AHEAD_MS = 5000, SET_BACK_MS = 120000 };
+    *why = NULL;
+    if (!hf_str_is(header(r, HF_HDR_OP), "next")) return NULL;
+    int64_t expect = header_number(r, HF_HDR_EXPECT), due = header_number(r, HF_HDR_DUE);
+    struct op *run = NULL, *root = model_op_of(m, r->value);
+    for (size_t i = 0; i < m->op_accepted && !run; i++)
+        if (m->by_seq[i]->seq == (uint64_t)expect) run = m->by_seq[i];
+    *why = "a next run of none";
+    if (!run || !run->period || run->end != LIVE || run->root != root) return NULL;
+    *why = "a run has two successors";
+    if (run->next) return NULL;
+    int64_t now_ms = r->timestamp_ms, since = now_ms - (m->absolute ? SET_BACK_MS : AHEAD_MS);
+    *why = "a next run at another time";
+    if (due < run_after(run->period, run->asked_ms > since ? run->asked_ms : since)) return NULL;
+    if (due > run_after(run->period, run->asked_ms > now_ms ? run->asked_ms : now_ms)) return NULL;
+    struct op *o = new_op(m);
+    *why = o ? NULL : "too many runs for the model";
+    if (!o) return NULL;
+    o->kind = NEXT;
+    o->topic = run->topic;
+    o->id = run->id;
+    o->key = run->key;
+    o->partition = run->partition;
+    o->period = run->period;
+    o->due = due;
+    o->expect = run->seq;
+    o->root = root;
+    run->next = o;
+    return o;
+}
+
+struct op *model_delivered(struct model *m, const struct engine_record *r) {
+    struct op *o = model_op_of(m, r->value);
+    int64_t due = header_number(r, HF_HDR_DUE);
+    while (o && o->period && o->asked_ms != due) o = o->next;
+    return o;
+}
+
+const char *model_check_runs(const struct model *m) {
+    for (size_t i = 0; i < m->op_accepted; i++) {
+        const struct op *o = m->by_seq[i];
+        if (!o->period || o->end != LIVE) continue;
+        if (o->delivered && !o->next) return "a run was delivered, and the next one is not scheduled";
+        if (o->next && !o->delivered) return "the next run is scheduled, and this one was not delivered";
+    }
+    return NULL;
 }
 
 /* ---- destinations ---- */
@@ -183,13 +292,16 @@ static int64_t header_number(const struct engine_record *r, const char *name) {
 const char *model_check_moved(const struct op *o, const struct engine_record *r) {
     char identity[100];
     int64_t due = header_number(r, HF_HDR_DUE);
-    (void)snprintf(identity, sizeof identity, "holdfast.delay/%d/%lld@%lld", o->source, (long long)o->offset,
-                   (long long)o->at_ms);
-    if (due != (o->delay >= 0 ? o->at_ms + o->delay : o->due)) return "hf-due";
+    const struct op *root = o->root;
+    int n = snprintf(identity, sizeof identity, "holdfast.delay/%d/%lld@%lld", root->source,
+                     (long long)root->offset, (long long)root->at_ms);
+    if (o->period) (void)snprintf(identity + n, sizeof identity - (size_t)n, "#%lld", (long long)o->asked_ms);
+    if (due != o->asked_ms) return "hf-due";
     if (r->timestamp_ms < due || r->timestamp_ms < o->place_due) return "early";
-    if (header_number(r, HF_HDR_CREATED_AT) != o->at_ms) return "hf-created-at";
+    if (header_number(r, HF_HDR_CREATED_AT) != root->at_ms) return "hf-created-at";
     if (!hf_str_is(header(r, HF_HDR_MESSAGE_ID), identity)) return "hf-message-id";
     if (!hf_str_is(header(r, "x-own"), "kept")) return "own header";
-    if (header(r, HF_HDR_TOPIC).p || header(r, HF_HDR_ID).p) return "control header left";
+    if (header(r, HF_HDR_TOPIC).p || header(r, HF_HDR_ID).p || header(r, HF_HDR_CRON).p)
+        return "control header left";
     return NULL;
 }

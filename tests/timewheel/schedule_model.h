@@ -1,18 +1,24 @@
 /* The naive model of the schedule, for tests: one rule. Records in order of acceptance; an operation accepted
  * at or after the due time of its victim is too late. From it follow the outcome of each operation and the
- * order of each destination. Shares no code with the schedule. */
+ * order of each destination. Shares no code with the schedule.
+ *
+ * Recurring schedules: when a run fires depends on more than the log, but then its next run is in the log, in
+ * the same step. So the model takes the schedule's own records (hf-op: next) as they come, and says what may
+ * be in them: a run has one successor, it has one if and only if it has been delivered, and the time of that
+ * is the first one after both the run and the present. */
 #ifndef TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
 #define TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
 
 #include "store/engine/engine.h"
 #include "timewheel/schedule/schedule.h"
 
-enum { OPS_MAX = 600, IDS = 6, TOPICS = 3, OP_HEADERS = 10 };
+/* Operations, and with the next runs of recurring ones. */
+enum { ACTS_MAX = 600, OPS_MAX = 5000, IDS = 6, TOPICS = 3, OP_HEADERS = 10 };
 
 extern const char *const model_topics[TOPICS];
 extern const int32_t model_partitions[TOPICS];
 
-enum kind { PLAIN, KEEP, ONCE, CANCEL, MOVE };
+enum kind { PLAIN, KEEP, ONCE, CANCEL, MOVE, NEXT };
 enum end { LIVE, DEAD, NONE };
 
 struct op {
@@ -22,21 +28,27 @@ struct op {
     uint64_t expect;
     int key;
     int32_t partition; /* asked for; -1: none */
+    int period;        /* recurring: every so many minutes of the hour, or of the day; 0: it is not */
     /* once accepted */
     bool accepted, lost; /* lost: the server died before it was safe */
     int32_t source;
     int64_t offset, at_ms;
     uint64_t seq;
-    int64_t place_due;
+    int64_t asked_ms, place_due;
+    struct op *root; /* whose number its value is: itself, or the first run */
+    struct op *next; /* run */
+    bool over;       /* of a recurring one: cancelled while it ran */
+    bool delivered;  /* seen in its destination */
     enum end end;
     enum schedule_outcome outcome;
 };
 
 struct model {
     uint64_t random;
+    bool recurs;   /* some recur */
     bool absolute; /* no delays, only due times: the wall clock is set, and a delay waits for the other one */
     struct op ops[OPS_MAX];
-    size_t op_count, op_accepted;
+    size_t op_count, op_accepted, acts;
     struct op *by_seq[OPS_MAX];
 };
 
@@ -46,6 +58,8 @@ bool model_chance(struct model *m, unsigned percent);
 /* A new operation at this time; NULL when there are enough. */
 struct op *model_act(struct model *m, int64_t wall_ms);
 int64_t model_delay(struct model *m);
+/* One that ends a recurring schedule; NULL when there is none left. */
+struct op *model_end_series(struct model *m);
 
 /* The record of an operation. Its value is the operation's number. */
 struct op_record {
@@ -56,6 +70,14 @@ struct op_record {
 };
 void model_record(const struct model *m, const struct op *o, struct op_record *out);
 struct op *model_op_of(struct model *m, hf_str value);
+
+/* A record of holdfast.delay that no operation wrote: the next run of a recurring one. NULL: it is none, or
+ * not as it should be, which *why tells. */
+struct op *model_next_run(struct model *m, const struct engine_record *r, const char **why);
+/* The operation whose message this delivered record is; NULL: none's. */
+struct op *model_delivered(struct model *m, const struct engine_record *r);
+/* NULL: every run that was delivered has its next one, and no other has. */
+const char *model_check_runs(const struct model *m);
 
 /* The next record in order of acceptance; its fields from `accepted` on are filled in. */
 void model_accept(struct model *m, struct op *o);

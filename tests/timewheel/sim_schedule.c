@@ -44,7 +44,7 @@ struct run {
     bool late_seen; /* something arrived in the last topic: it is there for ever */
     struct log_options log_options;
     struct schedule_options options;
-    unsigned lives, crashes, power_losses, recoveries, failures;
+    unsigned lives, crashes, power_losses, recoveries, failures, runs;
     bool full;                    /* no space, until somebody makes some */
     bool struck;                  /* a fault did, in this life */
     bool clock_moves;             /* in this seed */
@@ -55,7 +55,8 @@ struct run {
 };
 
 struct totals {
-    uint64_t seeds, operations, delivered, crashes, power_losses, recoveries, failures, steps, leaps, slews;
+    uint64_t seeds, operations, delivered, runs, crashes, power_losses, recoveries, failures, steps, leaps,
+        slews;
 };
 
 static bool verbose;
@@ -176,8 +177,7 @@ static void appended(void *arg, const struct log_appended *result) {
     if (!result->e) a->run->answered[a->op - a->run->model.ops] = result->base_offset + 1;
 }
 
-static void act(struct run *r) {
-    struct op *o = model_act(&r->model, true_ms(r) + r->step_ms);
+static void send(struct run *r, struct op *o) {
     struct log_partition *p = log_partition(r->log, HF_STR(HF_TOPIC_DELAY), 0);
     if (!o || !p) return;
     struct op_record record;
@@ -195,16 +195,24 @@ static void act(struct run *r) {
     batch_builder_fini(&b);
 }
 
+static void act(struct run *r) {
+    send(r, model_act(&r->model, true_ms(r) + r->step_ms));
+}
+
 /* What has become readable is known to the model. */
 static void look(struct run *r) {
     struct engine_record record;
     enum hf_err e;
     while (!(e = engine_cursor_next(r->looking, &record))) {
-        struct op *o = model_op_of(&r->model, record.value);
+        const char *why;
+        struct op *o = model_next_run(&r->model, &record, &why);
+        if (!o && !why) o = model_op_of(&r->model, record.value);
         if (!o || o->accepted) {
-            broken(r, "offset %lld of holdfast.delay holds something else", (long long)record.offset);
+            broken(r, "offset %lld of holdfast.delay: %s", (long long)record.offset,
+                   why ? why : "something else");
             return;
         }
+        r->runs += o->kind == NEXT;
         o->accepted = true;
         o->offset = record.offset;
         o->seq = record.sequence;
@@ -234,12 +242,13 @@ static size_t check_partition(struct run *r, int topic, int32_t partition) {
     if (fails(r, e, "cursor")) return 0;
     engine_cursor_seek(c, 0);
     for (; !r->broken[0] && !(e = engine_cursor_next(c, &record)); at++) {
-        struct op *o = model_op_of(&r->model, record.value);
+        struct op *o = model_delivered(&r->model, &record);
         if (at >= n || o != expected[at])
             broken(r, "%s/%d: record %zu has sequence %llu, not %llu", model_topics[topic], partition, at,
                    o ? (unsigned long long)o->seq : 0, at < n ? (unsigned long long)expected[at]->seq : 0);
         const char *wrong = r->broken[0] ? NULL : model_check_moved(o, &record);
         if (wrong) broken(r, "%s/%d: record %zu: %s", model_topics[topic], partition, at, wrong);
+        if (!r->broken[0]) o->delivered = true;
     }
     engine_cursor_close(c);
     if (topic == LATE_TOPIC && at > 0) r->late_seen = true;
@@ -249,12 +258,15 @@ static size_t check_partition(struct run *r, int topic, int32_t partition) {
 /* Returns how many are still to come. */
 static size_t check(struct run *r) {
     size_t missing = 0;
+    look(r); /* a run and the next one are there together */
     for (int t = 0; t < TOPICS; t++)
         for (int32_t p = 0; p < model_partitions[t] && !r->broken[0]; p++)
             missing += check_partition(r, t, p);
     for (size_t i = 0; i < r->model.op_count; i++)
         if (r->answered[i] && !r->model.ops[i].accepted && r->answered[i] <= r->seen)
             broken(r, "operation %zu was answered and is not there", i);
+    const char *wrong = r->broken[0] ? NULL : model_check_runs(&r->model);
+    if (wrong && !hf_sim_dead(r->sim)) broken(r, "%s", wrong);
     return missing;
 }
 
@@ -321,10 +333,26 @@ static void live(struct run *r) {
         if (r->full && below(r, 60) == 0) make_space(r);
         if (below(r, 100) < 50) act(r);
         if (below(r, 30) == 0) hf_sim_advance(r->sim, model_delay(&r->model) * 1000);
+        if (r->model.recurs && below(r, 25) == 0) /* to the next minute */
+            hf_sim_advance(r->sim, (60000 - env_wall_ms(r->env) % 60000) * 1000);
         move_clock(r);
         step(r);
         if (below(r, 40) == 0 && !hf_sim_dead(r->sim)) (void)check(r);
     }
+}
+
+/* What recurs would do so for ever. */
+static void end_series(struct run *r) {
+    struct op *end = NULL;
+    for (int i = 0; i < 20000 && !r->broken[0]; i++) {
+        struct schedule_stats stats;
+        step(r);
+        schedule_stats(r->schedule, &stats);
+        if (!stats.caught_up || (end && !end->accepted)) continue;
+        if (!(end = model_end_series(&r->model))) return;
+        send(r, end);
+    }
+    broken(r, "the recurring schedules cannot be ended");
 }
 
 /* No more crashes: time passes until everything has arrived. */
@@ -334,6 +362,7 @@ static void drain(struct run *r) {
         broken(r, "the last start failed");
         return;
     }
+    end_series(r);
     size_t missing = 1;
     for (int i = 0; i < 20000 && missing && !r->broken[0]; i++) {
         struct schedule_stats stats;
@@ -374,6 +403,7 @@ static void draw(struct run *r) {
                                            .slice_bytes = 200 + below(r, 2000),
                                            .random_seed = below(r, 1000)};
     r->clock_moves = r->model.absolute = below(r, 3) == 0;
+    r->model.recurs = below(r, 2) == 0;
 }
 
 static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
@@ -405,6 +435,7 @@ static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
     t->leaps += r.leaps;
     t->slews += r.slews;
     t->failures += r.failures;
+    t->runs += r.runs;
     if (r.broken[0]) {
         snprintf(why, size, "%s", r.broken);
         return false;
@@ -446,13 +477,13 @@ int main(int argc, char **argv) {
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;
 #define N(x) (unsigned long long)t->x
-    printf(
-        "%llu seeds: %llu operations, %llu messages delivered, %llu crashes (%llu power losses, %llu while "
-        "starting), %llu failed logs, wall clock: %llu steps, %llu leaps, %llu times slewed\n",
-        N(seeds), N(operations), N(delivered), N(crashes), N(power_losses), N(recoveries), N(failures),
-        N(steps), N(leaps), N(slews));
+    printf("%llu seeds: %llu operations, %llu messages delivered, %llu next runs, %llu crashes (%llu power "
+           "losses, %llu while "
+           "starting), %llu failed logs, wall clock: %llu steps, %llu leaps, %llu times slewed\n",
+           N(seeds), N(operations), N(delivered), N(runs), N(crashes), N(power_losses), N(recoveries),
+           N(failures), N(steps), N(leaps), N(slews));
 #undef N
-    bool all =
-        t->delivered && t->power_losses && t->recoveries && t->failures && t->steps && t->leaps && t->slews;
+    bool all = t->delivered && t->runs && t->power_losses && t->recoveries && t->failures && t->steps &&
+               t->leaps && t->slews;
     return all || seeds < 10 ? 0 : 1;
 }

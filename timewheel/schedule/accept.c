@@ -130,7 +130,7 @@ struct decision {
 /* The run before is expected to be running; it pends only if its first time was reckoned anew, otherwise. */
 static struct decision decide_next(const struct op *op, const struct id_state *id, enum standing standing) {
     bool ours = id->found && id->kind == ID_RECURRING && id->place.seq == (uint64_t)op->control.expect;
-    if (id->found && !ours) return (struct decision){NOTHING, SCHEDULE_SCHEDULED};
+    if (id->found && !ours && !hf_mutate(115)) return (struct decision){NOTHING, SCHEDULE_SCHEDULED};
     return (struct decision){standing == STANDS_PENDING ? REPLACE : TAKE_IN, SCHEDULE_SCHEDULED};
 }
 

@@ -379,7 +379,8 @@ static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, con
         else
             headers[kept++] = all[i];
     }
-    int64_t after_ms = m->asked_ms > s->clock.inside_ms ? m->asked_ms : s->clock.inside_ms, next_ms = 0;
+    bool missed = s->clock.inside_ms > m->asked_ms && !hf_mutate(116);
+    int64_t after_ms = missed ? s->clock.inside_ms : m->asked_ms, next_ms = 0;
     enum hf_err e = recurring_next(s, series.cron, series.tz, after_ms, &next_ms);
     bool ends = e == HF_EEND || e == HF_EINVAL; /* EINVAL: the zone is in this edition no more */
     if (e && !ends) return e;
@@ -399,6 +400,7 @@ static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, con
         out->headers = NULL;
         last_run = series.skips ? place_of_run(s, m, out) : (hf_str){NULL, 0};
     }
+    ends = ends || (hf_mutate(114) && r->outs > 1);
     return ends ? HF_OK : next_run(s, r, m, &series, all, n, base, next_ms, last_run);
 }
 
