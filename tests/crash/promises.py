@@ -8,6 +8,8 @@ they wrote with what the topics hold.
   fired      through holdfast.delay  answered: exactly once, never before hf-due; not answered: at most once
   settled    through holdfast.txn    committed: every half exactly once; rolled back or undecided: none; a decision that was
                                      not answered: all halves or none
+  named      schedules with an id     replaced, kept, cancelled, recurring: what becomes of each follows from when its operations
+                                     were accepted (schedules.py)
   offsets    committed by a group    never behind the last commit that was answered
   readers    of plain and durable    what was read from an acks=all topic is there, at its offset; no offset, answered or
                                      read, ever means two messages
@@ -25,8 +27,9 @@ import zlib
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from schedules import MINUTE_MS, Schedules
 
-TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2}
+TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2, "named": 2}
 KILL, POWER = "kill", "power"
 
 
@@ -97,9 +100,10 @@ class Load:
         self.committed = {}       # partition -> offset, as acknowledged
         self.failures = []
         self.seed = seed
+        self.schedules = Schedules(self, bytes_of)
         self.threads = [threading.Thread(target=self.guarded, args=(f,), daemon=True) for f in
                         (self.run_plain, self.run_durable, self.run_delayed, self.run_transactions, self.run_group,
-                         self.run_reader)]
+                         self.run_reader, self.schedules.run)]
 
     def start(self):
         for thread in self.threads:
@@ -118,7 +122,9 @@ class Load:
         if not self.moments:
             time.sleep(rng.uniform(0.1, 1.0))
             return
-        self.due_ms = int(time.time() * 1000) + rng.randrange(400, 900)
+        now_ms = int(time.time() * 1000)
+        minute_ms = now_ms - now_ms % MINUTE_MS + MINUTE_MS  # something recurs then
+        self.due_ms = minute_ms if 300 < minute_ms - now_ms < 2500 else now_ms + rng.randrange(400, 900)
         time.sleep(max(0, self.due_ms / 1000 + rng.uniform(-0.02, 0.08) - time.time()))
 
     def guarded(self, run):
@@ -412,6 +418,7 @@ class Verdict:
         self.once("fired", load.delayed, fired)
         self.early(fired)
         self.transactions(load, read_all(servers, "settled"))
+        load.schedules.verify(self, lambda: read_all(servers, "named"))
         self.offsets(load, servers, load.committed, "in the end")
         for name, sends in (("plain", load.plain), ("durable", load.durable), ("delayed", load.delayed),
                             ("decisions", load.decisions)):
