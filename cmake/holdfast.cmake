@@ -64,7 +64,7 @@ function(hf_test name)
   target_link_libraries(${name} PRIVATE hf_flags ${A_DEPS} cmocka)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 300)
+    set(A_TIMEOUT 900) # a busy machine may be ten times slower; a test that hangs is ended
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}")
 endfunction()

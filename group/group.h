@@ -188,7 +188,8 @@ void group_offset_each(struct groups *gs, hf_str group, void (*fn)(void *arg, co
  * included, to be dropped with the topic in one record. */
 void groups_topic_keys(struct groups *gs, hf_str topic, void (*fn)(void *arg, hf_str key), void *arg);
 
-/* It was deleted, and those keys with it. */
+/* That record is on its way: none of those offsets is shown any more, and no commit that waits brings one
+ * back. */
 void groups_topic_deleted(struct groups *gs, int64_t now_ms, hf_str topic);
 
 /* ---- administration ---- */

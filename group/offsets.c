@@ -17,7 +17,7 @@
  *
  * An entry exists from the moment a commit names it, so that the deletion of its topic or group finds the
  * keys of commits under way too. Since the engine keeps the order, the deletion's record then drops what they
- * wrote.
+ * wrote; a commit that still waits when the topic goes comes behind that record, and drops the key once more.
  *
  * Deleting a group is a commit that puts nothing in the place of each of its entries. */
 #include "group_internal.h"
@@ -197,6 +197,11 @@ static void engine_done_with(void *arg, enum hf_err e) {
     offsets_start_waiting(gs);
 }
 
+/* Not if its topic was deleted while the commit waited. */
+static bool is_put(const struct commit *c, const struct item *it) {
+    return it->present && c->number >= it->entry->applied;
+}
+
 static bool put_value(struct hf_buf *b, const struct item *it) {
     hf_buf_be64(b, (uint64_t)it->offset);
     hf_buf_be32(b, (uint32_t)it->leader_epoch);
@@ -216,7 +221,7 @@ static enum hf_err hand_to_engine(struct commit *c, struct hf_buf *b, struct pla
         places[i].key = b->n;
         engine_offset_key(b, c->g->id, entry_topic(x), entry_partition(x));
         places[i].value = b->n;
-        if (c->items[i].present && !put_value(b, &c->items[i])) break;
+        if (is_put(c, &c->items[i]) && !put_value(b, &c->items[i])) break;
         places[i].end = b->n;
     }
     if (hf_buf_failed(b)) return HF_ENOMEM;
@@ -224,8 +229,8 @@ static enum hf_err hand_to_engine(struct commit *c, struct hf_buf *b, struct pla
         const char *base = (const char *)b->p;
         const struct place *at = &places[i];
         puts[i].key = hf_str_make(base + at->key, at->value - at->key);
-        puts[i].value =
-            c->items[i].present ? hf_str_make(base + at->value, at->end - at->value) : (hf_str){NULL, 0};
+        bool put = is_put(c, &c->items[i]);
+        puts[i].value = put ? hf_str_make(base + at->value, at->end - at->value) : (hf_str){NULL, 0};
     }
     const struct engine_commit ec = {.now_ms = c->now_ms, .puts = puts, .put_count = c->item_count};
     return engine_commit(c->gs->engine, &ec, engine_done_with, c);

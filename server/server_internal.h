@@ -106,7 +106,7 @@ int16_t server_check_epoch(const struct log_bounds *bounds, int32_t epoch);
 HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done *done, void *arg);
 
 /* A topic is to be deleted: fn gets each state key of its committed offsets, to be dropped in the same
- * record; and when it is gone, the coordinator forgets them. */
+ * record; and when that is on its way, the coordinator forgets them. */
 void server_offset_keys(struct server *s, hf_str topic, void (*fn)(void *arg, hf_str key), void *arg);
 void server_offsets_deleted(struct server *s, hf_str topic);
 

@@ -14,15 +14,11 @@
 struct change {
     struct server_wait *wait;
     int16_t *error; /* in the answer: looked at only while wait->rq is there */
-    struct server *server;
-    size_t deleted_n; /* 0: a creation */
-    char deleted[HF_TOPIC_NAME_MAX];
 };
 
 static void on_changed(void *arg, enum hf_err e) {
     struct change *c = arg;
     if (c->wait->rq) *c->error = kafka_error_of(e);
-    if (!e && c->deleted_n > 0) server_offsets_deleted(c->server, hf_str_make(c->deleted, c->deleted_n));
     server_wait_done(c->wait);
     free(c);
 }
@@ -192,18 +188,17 @@ static void collect_key(void *arg, hf_str key) {
         o->no_memory = true;
 }
 
+/* Its offsets are not shown any more once its record is on the way: a commit that comes later is one of the
+ * topic that will bear this name next. */
 static enum hf_err delete_topic(struct server *s, hf_str name, struct change *c) {
     enum { KEYS_BYTES_MAX = 64 << 20 };
     struct log_topic_info info;
     if (log_topic(s->log, name, &info)) return HF_ENOTFOUND;
-    if (name.n > sizeof(c->deleted)) return HF_ENOTFOUND;
-    c->server = s;
-    c->deleted_n = name.n;
-    if (name.n) memcpy(c->deleted, name.p, name.n);
     struct offset_keys o = {0};
     hf_arena_init(&o.arena, KEYS_BYTES_MAX);
     server_offset_keys(s, name, collect_key, &o);
     enum hf_err e = o.no_memory ? HF_ENOMEM : log_topic_delete(s->log, name, o.keys, o.count, on_changed, c);
+    if (!e) server_offsets_deleted(s, name);
     free(o.keys);
     hf_arena_fini(&o.arena);
     return e;

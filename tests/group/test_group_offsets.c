@@ -176,6 +176,25 @@ static void the_offsets_of_a_deleted_topic_are_gone(void **state) {
     }
 }
 
+/* The engine takes it only after the deletion's record: it must not write what that one dropped. */
+static void a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back(void **state) {
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 0, NULL);
+    memory_engine_fail(f.m, MEMORY_COMMIT, HF_EAGAIN, 0, 3);
+    struct committed c = {.n = 1};
+    const struct group_offset o = {HF_STR("t"), 0, 9, 7, HF_STR("meta")};
+    const struct group_commit r = {{HF_STR("g"), HF_STR(""), {NULL, 0}, -1}, &o, 1};
+    group_commit(f.gs, f.now_ms, &r, on_committed, &c);
+    groups_topic_deleted(f.gs, f.now_ms, HF_STR("t"));
+    fixture_settle(&f);
+    assert_int_equal(c.times, 1);
+    assert_true(offset_of(&f) == -1);
+    fixture_restart(&f);
+    assert_true(offset_of(&f) == -1);
+    fixture_close(&f);
+}
+
 static void on_deleted(void *arg, enum group_result e) {
     struct committed *c = arg;
     c->times++;
@@ -290,6 +309,7 @@ int main(void) {
         cmocka_unit_test(a_busy_engine_makes_commits_wait_in_line),
         cmocka_unit_test(a_commit_that_fails_changes_nothing),
         cmocka_unit_test(the_offsets_of_a_deleted_topic_are_gone),
+        cmocka_unit_test(a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back),
         cmocka_unit_test(only_an_empty_group_is_deleted_and_its_offsets_stay_away),
         cmocka_unit_test(the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time),
         cmocka_unit_test(without_a_retention_offsets_stay),
