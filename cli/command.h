@@ -9,6 +9,6 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 typedef int cli_command(int argc, char **argv);
 
 cli_command cli_check, cli_dlq, cli_group, cli_rejected, cli_schedule, cli_send, cli_serve, cli_tail,
-    cli_topic, cli_txn, cli_work;
+    cli_topic, cli_txn, cli_verify, cli_work;
 
 #endif

@@ -21,6 +21,7 @@ static const struct {
     {"dlq", cli_dlq, "dead letters: list, show, replay, drop"},
     {"rejected", cli_rejected, "held messages that could not be delivered: list, show, replay, drop"},
     {"topic", cli_topic, "topics: list, create, delete, describe"},
+    {"verify", cli_verify, "a data folder: what is damaged"},
     {"group", cli_group, "consumer groups: list, describe, reset"},
 };
 

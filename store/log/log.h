@@ -49,7 +49,7 @@ struct log_options {
     uint64_t anchor_bytes;        /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
     int64_t scrub_interval_ms;    /* between two passes of the scrubber; a week; -1: never */
     uint64_t scrub_bytes_s;       /* how fast it reads; 8 MiB/s */
-    void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage beside the log line */
+    void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage instead of a log line */
     void *damaged_arg;
 };
 

@@ -711,6 +711,7 @@ struct facts {
     hf_str epochs, producers; /* undecoded */
 };
 HF_CHECK enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out);
+HF_CHECK enum hf_err snapshot_look_at_spare(struct log *l, const struct superblock *newest);
 HF_CHECK enum hf_err snapshot_each(struct log *l, const struct hf_buf *snapshot,
                                    enum hf_err (*fn)(struct log *l, const struct facts *f));
 HF_CHECK enum hf_err facts_apply(struct log_partition *p, const struct facts *f);

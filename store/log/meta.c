@@ -3,11 +3,14 @@
  *     format=2
  *     cluster.id=<22 characters>
  *     node.id=1
+ *     crc32c=<8 hex digits over the lines above>
  *
  * meta is written again by each start, since its name may be readable and lost if a sync failed, and last
  * when a store is made: a folder without it is not a store yet, and whatever a crash left of the making is
  * made again. */
 #include "log_internal.h"
+
+#include "base/crc32c.h"
 
 #include <stdio.h>
 
@@ -35,12 +38,24 @@ static hf_str line_value(hf_str text, const char *key) {
     return (hf_str){0};
 }
 
+/* Its last line is right for the lines above it. */
+static bool sum_ok(hf_str text) {
+    char line[32];
+    hf_str last = line_value(text, "crc32c");
+    if (!last.p) return false;
+    size_t n = (size_t)(last.p - text.p) - strlen("crc32c=");
+    snprintf(line, sizeof line, "crc32c=%08x\n", (unsigned)hf_crc32c(0, text.p, n));
+    return text.n == n + strlen(line) && memcmp(text.p + n, line, strlen(line)) == 0;
+}
+
 static enum hf_err understand(struct log *l, hf_str text) {
     int64_t format = 0;
     hf_str id = line_value(text, "cluster.id");
     enum hf_err e = hf_str_int(line_value(text, "format"), &format);
-    if (e || id.n == 0 || id.n >= sizeof l->cluster_id) {
-        env_log(l->env, ENV_ERROR, "meta_damaged", "file=meta");
+    bool summed = line_value(text, "crc32c").p || format == FORMAT; /* format 1 was not */
+    if (e || id.n == 0 || id.n >= sizeof l->cluster_id || (summed && !sum_ok(text))) {
+        const char *what = "no format and cluster id, or not what its checksum says";
+        damage_tell(l, &(struct log_damage){.file = "meta", .offset = -1, .what = what});
         return HF_ECORRUPT;
     }
     if (format != FORMAT) {
@@ -70,6 +85,8 @@ enum hf_err meta_write(struct log *l) {
     if (!l->cluster_id[0]) base64url(id, l->cluster_id);
     char text[META_MAX];
     int n = snprintf(text, sizeof text, "format=%d\ncluster.id=%s\nnode.id=1\n", FORMAT, l->cluster_id);
+    uint32_t crc = hf_crc32c(0, text, (size_t)n);
+    n += snprintf(text + n, sizeof text - (size_t)n, "crc32c=%08x\n", (unsigned)crc);
     struct hf_file *f;
     enum hf_err e = env_open(l->env, "meta.new", ENV_CREATE, &f);
     if (e) return e;

@@ -36,10 +36,12 @@ void damage_tell(struct log *l, const struct log_damage *d) {
         l->stats.rebuilt++;
     else
         l->stats.damages++;
-    env_log(l->env, d->rebuilt ? ENV_WARN : ENV_ERROR, d->rebuilt ? "rebuilt" : "damaged",
-            "file=%s byte=%llu offset=%lld reason=\"%s\"", d->file, (unsigned long long)d->byte,
-            (long long)d->offset, d->what);
-    if (l->o.damaged) l->o.damaged(l->o.damaged_arg, d);
+    if (l->o.damaged)
+        l->o.damaged(l->o.damaged_arg, d);
+    else
+        env_log(l->env, d->rebuilt ? ENV_WARN : ENV_ERROR, d->rebuilt ? "rebuilt" : "damaged",
+                "file=%s byte=%llu offset=%lld reason=\"%s\"", d->file, (unsigned long long)d->byte,
+                (long long)d->offset, d->what);
 }
 
 /* Once for each place, however often it is read. */

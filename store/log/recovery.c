@@ -33,8 +33,8 @@ static enum hf_err refuse(struct log_partition *p, uint64_t pos, const char *why
         segment_path(s, "log", path);
     else
         topic_folder_path(p->topic, p->number, path);
-    env_log(p->log->env, ENV_ERROR, "partition_damaged", "file=%s byte=%llu offset=%lld reason=\"%s\"", path,
-            (unsigned long long)pos, (long long)p->end.offset, why);
+    damage_tell(p->log,
+                &(struct log_damage){.file = path, .byte = pos, .offset = p->end.offset, .what = why});
     return HF_ECORRUPT;
 }
 
@@ -143,7 +143,7 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
     bool ours;
     enum hf_err e = topic_folder_is(p, &ours);
     if (e) return e;
-    if (!ours) return refuse(p, 0, "partition.metadata is missing or another topic's");
+    if (!ours) return HF_ECORRUPT;
     p->tail = calloc(1, sizeof *p->tail);
     if (!p->tail) return HF_ENOMEM;
     e = list_segments(p, p->tail);
@@ -394,6 +394,17 @@ static enum hf_err replay_pass(struct log *l, const struct superblock *sb, bool 
     return e;
 }
 
+/* What the start is in must be there; readers are told the same. */
+static enum hf_err look_for_first(struct log_partition *p) {
+    char path[LOG_PATH];
+    if (p->segments->base <= p->start) return HF_OK;
+    topic_folder_path(p->topic, p->number, path);
+    damage_tell(p->log, &(struct log_damage){.file = path,
+                                             .offset = p->start,
+                                             .what = "the segment that holds this offset is missing"});
+    return HF_OK;
+}
+
 static enum hf_err recover(struct log *l, const struct superblock *sb, const struct hf_buf *snapshot) {
     l->opening = "replaying the state";
     enum hf_err e = snapshot_each(l, snapshot, take_state_facts);
@@ -413,7 +424,7 @@ static enum hf_err recover(struct log *l, const struct superblock *sb, const str
     l->opening = "cutting what the crash left of the segments";
     if (!l->clean) e = each_other(l, finish_partition);
     env_point(l->env, "recovery.cut");
-    return e;
+    return e ? e : each_other(l, look_for_first);
 }
 
 static bool other_folder(void *arg, const char *name) {
@@ -492,7 +503,8 @@ static enum hf_err make_store(struct log *l) {
     enum hf_err e = env_list(l->env, "topics", is_foreign, &foreign);
     if (e == HF_ENOTFOUND) e = HF_OK;
     if (!e && foreign) {
-        env_log(l->env, ENV_ERROR, "meta_missing", "hint=\"topics/ has folders, but there is no file meta\"");
+        const char *what = "the file is missing, but topics/ has folders";
+        damage_tell(l, &(struct log_damage){.file = "meta", .offset = -1, .what = what});
         return HF_ECORRUPT;
     }
     for (int i = 0; !e && i < 4; i++) e = make_dir(l, dirs[i], i < 2 ? 0 : 1);
@@ -550,9 +562,12 @@ static enum hf_err open_old(struct log *l) {
     l->opening = "reading superblock and snapshot";
     enum hf_err e = superblock_read(l, &sb);
     if (e == HF_ENOTFOUND) {
-        env_log(l->env, ENV_ERROR, "superblock_damaged", "file=superblock-0 file=superblock-1");
+        damage_tell(l, &(struct log_damage){.file = "superblock-0",
+                                            .offset = -1,
+                                            .what = "neither it nor superblock-1 is whole"});
         return HF_ECORRUPT;
     }
+    if (!e && sb.clean) e = snapshot_look_at_spare(l, &sb);
     if (!e) e = snapshot_read(l, &sb, &snapshot);
     if (e) return e;
     l->clean = sb.clean;

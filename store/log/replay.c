@@ -164,10 +164,17 @@ static enum hf_err next_group(struct image *m, struct replay *r, struct group_he
     return HF_EEND;
 }
 
+static void tell(struct log *l, uint64_t lsn, const char *what) {
+    const struct journal_file *f = file_of(l, lsn >> 32);
+    char path[LOG_PATH] = "journal";
+    if (f) journal_path(f->slot, path);
+    damage_tell(l, &(struct log_damage){.file = path, .byte = lsn & UINT32_MAX, .offset = -1, .what = what});
+}
+
 enum hf_err replay_run(struct log *l, struct replay *r) {
     r->end = r->lsn;
     if (!file_of(l, r->lsn >> 32)) {
-        env_log(l->env, ENV_ERROR, "journal_missing", "sequence=%llu", (unsigned long long)(r->lsn >> 32));
+        tell(l, r->lsn, "the file that the last checkpoint names is missing, or its first sector damaged");
         return HF_ECORRUPT;
     }
     enum hf_err e = sync_files(l);
@@ -203,10 +210,8 @@ enum hf_err replay_judge(struct log *l, const struct replay *r) {
         e = image_load(&m, f);
         for (uint64_t at = HF_SECTOR; !e && at < m.n; at += HF_SECTOR) {
             if (!proves(&m, at, r)) continue;
-            const struct journal_file *broken = file_of(l, r->end >> 32);
-            env_log(l->env, ENV_ERROR, "journal_damaged",
-                    "file=journal/%05u.journal byte=%llu reason=\"a group in file %u says this was durable\"",
-                    broken ? broken->slot : 0, (unsigned long long)(r->end & UINT32_MAX), f->slot);
+            const char *why = "the chain of groups ends here, and a later group says that more was durable";
+            tell(l, r->end, why);
             e = HF_ECORRUPT;
         }
     }

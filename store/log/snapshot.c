@@ -41,7 +41,7 @@ bool superblock_decode(const uint8_t *p, struct superblock *out) {
 }
 
 /* As the disk has it, for the same reason as the journal [L9]: the other one is overwritten next. */
-static enum hf_err read_one(struct log *l, const char *path, uint8_t sector[HF_SECTOR]) {
+static enum hf_err read_one(struct log *l, const char *path, uint8_t sector[HF_SECTOR], bool *longer) {
     struct hf_file *f;
     enum hf_err e = env_open(l->env, path, ENV_WRITE, &f);
     if (e) return e;
@@ -54,24 +54,38 @@ static enum hf_err read_one(struct log *l, const char *path, uint8_t sector[HF_S
     e = page ? env_read(f, 0, page, LOG_PAGE, &got) : HF_ENOMEM;
     if (!e && got < HF_SECTOR) e = HF_ENOTFOUND;
     if (!e) memcpy(sector, page, HF_SECTOR);
+    *longer = got > HF_SECTOR;
     free(page);
     env_close(f);
     return e;
 }
 
-/* The newest that is whole. */
+/* Superblocks and snapshots are written again and again: what is wrong with the older pair is told, and is
+ * nobody's loss. */
+static void tell_spare(struct log *l, const char *path, const char *what) {
+    damage_tell(l, &(struct log_damage){.file = path, .offset = -1, .what = what, .rebuilt = true});
+}
+
+static bool is_zero(const uint8_t *p, size_t n) {
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+/* The newest that is whole. One that is nothing but zeros was never written. */
 enum hf_err superblock_read(struct log *l, struct superblock *out) {
     bool found = false;
     for (int i = 0; i < 2; i++) {
         char path[32];
         uint8_t sector[HF_SECTOR];
         struct superblock s;
+        bool longer = false;
         snprintf(path, sizeof path, "superblock-%d", i);
-        enum hf_err e = read_one(l, path, sector);
-        if (e == HF_ENOTFOUND) continue;
-        if (e) return e;
-        if (!superblock_decode(sector, &s) || (s.generation & 1) != (uint64_t)i) continue;
-        if (found && s.generation < out->generation) continue;
+        enum hf_err e = read_one(l, path, sector, &longer);
+        bool whole = !e && superblock_decode(sector, &s) && (s.generation & 1) == (uint64_t)i;
+        if (e && e != HF_ENOTFOUND) return e;
+        if (e || (!whole && !is_zero(sector, sizeof sector)))
+            tell_spare(l, path, "not whole: the other one counts");
+        if (longer) tell_spare(l, path, "the superblock ends here, but not the file");
+        if (!whole || (found && s.generation < out->generation)) continue;
         *out = s;
         found = true;
     }
@@ -129,27 +143,52 @@ void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_b
     if (!hf_buf_failed(out)) hf_put_be32(out->p + 16, n);
 }
 
-enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out) {
-    char path[32];
-    snprintf(path, sizeof path, "snapshot-%d", (int)(s->generation & 1));
+/* HF_ECORRUPT: not what the superblock says. */
+static enum hf_err read_snapshot(struct log *l, const char *path, const struct superblock *s,
+                                 struct hf_buf *out) {
     hf_buf_init(out, SNAPSHOT_MAX);
     struct hf_file *f;
     enum hf_err e = env_open(l->env, path, ENV_READ, &f);
-    if (e == HF_ENOTFOUND) e = HF_ECORRUPT;
-    if (e) return e;
+    if (e) return e == HF_ENOTFOUND ? HF_ECORRUPT : e;
     size_t got = 0;
     uint8_t *p = hf_buf_room(out, (size_t)s->snapshot_bytes);
     e = p ? env_read(f, 0, p, (size_t)s->snapshot_bytes, &got) : HF_ENOMEM;
     env_close(f);
-    if (!e) out->n = got;
-    bool whole = !e && got == s->snapshot_bytes && got >= SNAPSHOT_HEAD &&
+    if (e) return e;
+    out->n = got;
+    bool whole = got == s->snapshot_bytes && got >= SNAPSHOT_HEAD &&
                  hf_crc32c(0, p, got) == s->snapshot_crc && memcmp(p, "HFSN", 4) == 0;
-    if (!e && !whole) {
-        env_log(l->env, ENV_ERROR, "snapshot_damaged", "file=%s byte=0", path);
-        e = HF_ECORRUPT;
-    }
+    return whole ? HF_OK : HF_ECORRUPT;
+}
+
+enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out) {
+    char path[32];
+    snprintf(path, sizeof path, "snapshot-%d", (int)(s->generation & 1));
+    enum hf_err e = read_snapshot(l, path, s, out);
+    const char *what = "not what the superblock says by length and checksum";
+    if (e == HF_ECORRUPT) damage_tell(l, &(struct log_damage){.file = path, .offset = -1, .what = what});
     if (e) hf_buf_fini(out);
     return e;
+}
+
+/* After a clean stop the checkpoint before the last is whole, too; unless a start since then was cut off
+ * while it wrote its own, which looks the same. */
+enum hf_err snapshot_look_at_spare(struct log *l, const struct superblock *newest) {
+    int i = (int)((newest->generation + 1) & 1);
+    struct hf_buf bytes;
+    struct superblock s;
+    uint8_t sector[HF_SECTOR];
+    bool longer;
+    char path[32];
+    snprintf(path, sizeof path, "superblock-%d", i);
+    enum hf_err e = read_one(l, path, sector, &longer);
+    if (e || !superblock_decode(sector, &s)) return e == HF_ENOTFOUND ? HF_OK : e; /* told before */
+    snprintf(path, sizeof path, "snapshot-%d", i);
+    e = read_snapshot(l, path, &s, &bytes);
+    hf_buf_fini(&bytes);
+    if (e != HF_ECORRUPT) return e;
+    tell_spare(l, path, "the older snapshot is not whole: damaged, or a start was cut off while it wrote it");
+    return HF_OK;
 }
 
 static void decode_facts(struct hf_reader *r, struct facts *f) {

@@ -191,6 +191,7 @@ static enum hf_err load_segment(struct log *l, struct segment *s) {
     enum hf_err e = segment_open(s);
     if (!e && s->size > 0) e = proof_range(s, 0, s->size, &good);
     if (!e && good < s->size) e = HF_ECORRUPT;
+    if (e) goto done;
     while (!e && pos < s->size) {
         struct batch_info b;
         e = read_header(s, pos, s->size, &b);
@@ -201,13 +202,9 @@ static enum hf_err load_segment(struct log *l, struct segment *s) {
         if (!e) e = each_record(l, p, b.size, SIZE_MAX, put);
         if (!e) pos += b.size;
     }
+    if (e == HF_ECORRUPT) damage_in(s, pos, -1, "no record of the state");
+done:
     hf_buf_fini(&buf);
-    if (e) {
-        char path[LOG_PATH];
-        segment_path(s, "log", path);
-        env_log(l->env, ENV_ERROR, "state_damaged", "file=%s byte=%llu reason=\"%s\"", path,
-                (unsigned long long)pos, hf_err_text(e));
-    }
     return e;
 }
 
@@ -215,6 +212,7 @@ enum hf_err state_load(struct log *l) {
     struct segment *s;
     DL_FOREACH (l->state.p->segments, s) {
         enum hf_err e = load_segment(l, s);
+        if (!e && proof_hole(s)) e = HF_ECORRUPT;
         if (e) return e;
     }
     return HF_OK;

@@ -239,22 +239,41 @@ static void metadata_path(const struct log_partition *p, char out[LOG_PATH]) {
     assert(n < LOG_PATH);
 }
 
+/* Where the text of a file and what it must be differ; UINT64_MAX: nowhere. A missing file differs at 0. */
+static enum hf_err differs_at(struct log *l, const char *path, hf_str want, uint64_t *at) {
+    struct hf_file *f = NULL;
+    char got[LOG_PAGE];
+    size_t have = 0, n = 0;
+    *at = UINT64_MAX;
+    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    do {
+        if (!e) e = env_read(f, n, got, sizeof got, &have);
+        if (e == HF_ENOTFOUND) e = HF_OK;
+        if (e) break;
+        size_t i = 0;
+        while (i < have && n + i < want.n && got[i] == want.p[n + i]) i++;
+        n += i;
+        if (i < have || (have < sizeof got && n < want.n)) *at = n;
+    } while (*at == UINT64_MAX && have == sizeof got);
+    if (f) env_close(f);
+    return e;
+}
+
+/* Whether partition.metadata is this topic's; told if not. */
 enum hf_err topic_folder_is(struct log_partition *p, bool *is) {
-    char path[LOG_PATH], want[METADATA_MAX], got[METADATA_MAX];
+    char path[LOG_PATH], want[METADATA_MAX];
+    uint64_t at;
     metadata_path(p, path);
     int n = metadata_text(p->topic, want);
-    struct hf_file *f;
-    enum hf_err e = env_open(p->log->env, path, ENV_READ, &f);
-    if (e == HF_ENOTFOUND) {
-        *is = false;
-        return HF_OK;
-    }
+    enum hf_err e = differs_at(p->log, path, hf_str_make(want, (size_t)n), &at);
     if (e) return e;
-    size_t have = 0;
-    e = env_read(f, 0, got, sizeof got, &have);
-    env_close(f);
-    if (!e) *is = have == (size_t)n && memcmp(want, got, have) == 0;
-    return e;
+    *is = at == UINT64_MAX;
+    if (!*is)
+        damage_tell(p->log, &(struct log_damage){.file = path,
+                                                 .byte = at,
+                                                 .offset = -1,
+                                                 .what = "the file is missing, or another topic's"});
+    return HF_OK;
 }
 
 /* An empty folder with its metadata and first segment. The metadata's file stays open to be synced. */
@@ -318,26 +337,6 @@ void topic_epochs_write(struct log_partition *p) {
     }
     hf_buf_fini(&text);
     if (e && e != HF_ENOSPC && e != HF_ENOMEM && e != HF_ELIMIT) log_fail(p->log, e, path);
-}
-
-/* Where the text of a file and what it must be differ; UINT64_MAX: nowhere. A missing file differs at 0. */
-static enum hf_err differs_at(struct log *l, const char *path, hf_str want, uint64_t *at) {
-    struct hf_file *f = NULL;
-    char got[LOG_PAGE];
-    size_t have = 0, n = 0;
-    *at = UINT64_MAX;
-    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
-    do {
-        if (!e) e = env_read(f, n, got, sizeof got, &have);
-        if (e == HF_ENOTFOUND) e = HF_OK;
-        if (e) break;
-        size_t i = 0;
-        while (i < have && n + i < want.n && got[i] == want.p[n + i]) i++;
-        n += i;
-        if (i < have || (have < sizeof got && n < want.n)) *at = n;
-    } while (*at == UINT64_MAX && have == sizeof got);
-    if (f) env_close(f);
-    return e;
 }
 
 /* What the small file says is known, so it is made again. It is written without a sync, so after a crash it

@@ -71,11 +71,12 @@ static void an_unknown_format_is_refused(void **state) {
     char id[32];
     snprintf(id, sizeof id, "%s", log_cluster_id(f.log));
     fixture_stop(&f);
-    assert_int_equal(env_open(f.env, "meta", ENV_WRITE, &meta), HF_OK);
-    assert_int_equal(env_write(meta, 0, "format=7", 8), HF_OK);
-    assert_int_equal(log_open(f.env, &f.options, &f.log), HF_EUNSUPPORTED);
-    assert_int_equal(env_write(meta, 0, "format=2", 8), HF_OK);
+    assert_int_equal(env_rename(f.env, "meta", "kept"), HF_OK);
+    assert_int_equal(env_open(f.env, "meta", ENV_CREATE, &meta), HF_OK);
+    assert_int_equal(env_write(meta, 0, "format=7\ncluster.id=x\n", 22), HF_OK);
     env_close(meta);
+    assert_int_equal(log_open(f.env, &f.options, &f.log), HF_EUNSUPPORTED);
+    assert_int_equal(env_rename(f.env, "kept", "meta"), HF_OK);
     hf_sim_restart(f.sim);
     fixture_start(&f);
     assert_string_equal(log_cluster_id(f.log), id);

@@ -1,0 +1,429 @@
+/* Any damage to any file is found and named, and nothing that is damaged is given out as good.
+ *
+ *     any_damage [--seed S] [--count N] [--all] [--crashed]
+ *
+ * A store with topics, state, a run and many segments is stopped cleanly, or with --crashed killed. Then one
+ * damage after the other is done to it, each in an overlay that is thrown away: one bit flipped, a file cut,
+ * extended or removed, two segments swapped. N random ones by default; --all flips every bit of every file.
+ * The store is opened, scrubbed, and read to its end. What must hold:
+ *
+ *   D1  something was told, or the start was refused with something told
+ *   D2  of a flipped, cut or extended file, that very file was named
+ *   D3  every batch, state key and run that is given out is what it was
+ *   D4  if only things that can be made again were told, nothing is missing
+ *   D5  damage to indexes, manifests and the like loses nothing
+ *
+ * D1 and D2 leave out bytes that mean nothing: LOCK, journal files after a clean stop, what lies behind the
+ * end of a snapshot. */
+#include "fixture.h"
+
+#include "base/crc32c.h"
+#include "env/overlay.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OFFSETS = 512, PARTITIONS = 3, FILES = 256, PATH = 300, STATE = 1 << 16, RUN_BYTES = 9000 };
+
+/* ---- what can be read of a store ---- */
+
+static bool crashed;
+static bool durable[4][512]; /* batches that were answered so */
+
+struct world {
+    uint64_t batch[PARTITIONS][OFFSETS]; /* size and checksum of what is given at that offset; 0: nothing */
+    char state[STATE];
+    uint32_t run;
+    bool run_read;
+};
+
+static const struct {
+    const char *topic;
+    int32_t partition;
+} places[PARTITIONS] = {{"plain", 0}, {"plain", 1}, {"holdfast.ours", 0}};
+
+static void see_batches(const uint8_t *p, size_t n, uint64_t *batch) {
+    struct batch_info b;
+    for (size_t at = 0; at < n; at += b.size) {
+        assert_int_equal(batch_parse(p + at, n - at, &b), HF_OK);
+        assert_true(b.base_offset >= 0 && b.base_offset < OFFSETS);
+        batch[b.base_offset] = (uint64_t)b.size << 32 | hf_crc32c(0, p + at, b.size);
+    }
+}
+
+static void see_partition(struct log *l, int i, uint64_t *batch) {
+    static uint8_t bytes[64 << 10];
+    struct log_partition *p = log_partition(l, hf_str_of(places[i].topic), places[i].partition);
+    struct log_bounds bounds;
+    if (!p) return;
+    log_bounds(p, &bounds);
+    for (int64_t at = bounds.start; at < bounds.high && at < OFFSETS; at++) {
+        struct log_slice s;
+        size_t got = 0;
+        if (log_read(l, p, at, sizeof bytes, true, &s)) continue;
+        if (s.size > 0) assert_int_equal(env_read(s.file, s.position, bytes, s.size, &got), HF_OK);
+        assert_int_equal(got, s.size);
+        see_batches(bytes, got, batch);
+        if (s.pin) log_pin_release(s.pin);
+    }
+}
+
+static void see_key(void *arg, hf_str key, hf_str value) {
+    struct world *w = arg;
+    size_t n = strlen(w->state);
+    if (hf_str_starts(key, HF_STR("log/"))) return; /* numbers that each start moves on */
+    snprintf(w->state + n, STATE - n, "%.*s=%08x ", (int)key.n, key.p, hf_crc32c(0, value.p, value.n));
+}
+
+static void see_run(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes) {
+    static uint8_t content[RUN_BYTES];
+    struct {
+        struct log *l;
+        struct world *w;
+    } *x = arg;
+    (void)bucket;
+    assert_int_equal(bytes, RUN_BYTES);
+    if (engine_run_read(log_engine(x->l), id, 0, content, RUN_BYTES)) return;
+    x->w->run = hf_crc32c(0, content, RUN_BYTES);
+    x->w->run_read = true;
+}
+
+static void see(struct log *l, struct world *w) {
+    struct {
+        struct log *l;
+        struct world *w;
+    } x = {l, w};
+    memset(w, 0, sizeof *w);
+    for (int i = 0; i < PARTITIONS; i++) see_partition(l, i, w->batch[i]);
+    engine_state_each(log_engine(l), HF_STR(""), see_key, w);
+    engine_run_each(log_engine(l), see_run, &x);
+}
+
+/* ---- the store ---- */
+
+static void seal(struct fixture *f, struct outcome *o, uint64_t *id) {
+    static uint8_t content[RUN_BYTES];
+    struct engine_run_writer *w;
+    for (size_t i = 0; i < sizeof content; i++) content[i] = (uint8_t)(i * 7);
+    assert_int_equal(engine_run_begin(log_engine(f->log), 1, &w), HF_OK);
+    assert_int_equal(engine_run_append(w, content, sizeof content), HF_OK);
+    engine_run_seal(w, id, ended, o);
+    wait_for(f, o);
+}
+
+static void fill(struct fixture *f) {
+    struct outcome sealed = {0}, done = {0};
+    uint64_t run;
+    char text[64];
+    fixture_create(f, "plain", (struct log_topic_config){.partitions = 2});
+    fixture_create(f, "holdfast.ours", (struct log_topic_config){.partitions = 1});
+    for (int i = 0; i < 240; i++) {
+        snprintf(text, sizeof text, "message %d of this test", i);
+        bool ours = i % 5 == 0, all = i % 7 == 0 || ours;
+        int64_t at =
+            append(f, ours ? "holdfast.ours" : "plain", text, all ? LOG_ACK_DURABLE : LOG_ACK_WRITTEN);
+        if (all) durable[ours ? 2 : 0][at] = true;
+    }
+    seal(f, &sealed, &run);
+    struct engine_put puts[20];
+    char keys[20][16];
+    for (int i = 0; i < 20; i++) {
+        snprintf(keys[i], sizeof keys[i], "s/%d", i);
+        puts[i] = (struct engine_put){hf_str_of(keys[i]), HF_STR("a value")};
+    }
+    struct engine_commit c = {
+        .now_ms = 1, .puts = puts, .put_count = 20, .runs_added = &run, .runs_added_count = 1};
+    assert_int_equal(engine_commit(log_engine(f->log), &c, ended, &done), HF_OK);
+    wait_for(f, &done);
+}
+
+/* Several starts, so that both superblocks and snapshots were used. */
+static void build(struct fixture *f, uint64_t seed) {
+    fixture_open(f, seed);
+    fixture_stop(f);
+    f->options.segment_bytes = 4 << 10;
+    f->options.anchor_bytes = 1 << 10;
+    fixture_start(f);
+    fill(f);
+    if (crashed)
+        fixture_crash(f, HF_SIM_PROCESS_DEATH);
+    else
+        fixture_stop(f);
+}
+
+/* ---- files ---- */
+
+static bool begins(const char *s, const char *with) {
+    return strncmp(s, with, strlen(with)) == 0;
+}
+static bool ends(const char *s, const char *with) {
+    size_t n = strlen(s), k = strlen(with);
+    return n >= k && strcmp(s + n - k, with) == 0;
+}
+
+static struct files {
+    char path[FILES][PATH];
+    uint64_t size[FILES];
+    size_t count;
+    struct hf_env *env;
+    const char *folder;
+} files;
+
+static bool note_file(void *arg, const char *name) {
+    struct files *x = arg;
+    const char *folder = x->folder;
+    char path[PATH];
+    snprintf(path, sizeof path, "%s%s%s", folder, *folder ? "/" : "", name);
+    x->folder = path;
+    if (env_list(x->env, path, note_file, x) == HF_OK) {
+        x->folder = folder;
+        return true;
+    }
+    x->folder = folder;
+    struct hf_file *f;
+    assert_true(x->count < FILES);
+    memcpy(x->path[x->count], path, PATH);
+    assert_int_equal(env_open(x->env, path, ENV_READ, &f), HF_OK);
+    assert_int_equal(env_size(f, &x->size[x->count++]), HF_OK);
+    env_close(f);
+    return true;
+}
+
+/* What lies behind it was never anything, or is of an earlier one. */
+static uint64_t snapshot_size(struct hf_env *env, char parity) {
+    char path[] = "superblock-?";
+    struct hf_file *f;
+    uint8_t sector[HF_SECTOR];
+    size_t got;
+    path[sizeof path - 2] = parity;
+    assert_int_equal(env_open(env, path, ENV_READ, &f), HF_OK);
+    assert_int_equal(env_read(f, 0, sector, sizeof sector, &got), HF_OK);
+    env_close(f);
+    return hf_get_be64(sector + 40);
+}
+
+static void list_files(struct hf_env *env) {
+    files.env = env;
+    files.folder = "";
+    files.count = 0;
+    assert_int_equal(env_list(env, ".", note_file, &files), HF_OK);
+    for (size_t i = 0; i < files.count; i++) {
+        const char *path = files.path[i];
+        if (begins(path, "snapshot-")) files.size[i] = snapshot_size(env, path[strlen("snapshot-")]);
+    }
+}
+
+/* ---- damages ---- */
+
+enum kind { FLIP, CUT, EXTEND, REMOVE, SWAP, KINDS };
+static const char *const kind_names[KINDS] = {"flip", "cut", "extend", "remove", "swap"};
+
+struct damage {
+    enum kind kind;
+    size_t file, other;
+    uint64_t at; /* FLIP: the bit; CUT: the new size; EXTEND: how much more */
+};
+
+static bool means_nothing(const struct damage *d) {
+    const char *path = files.path[d->file];
+    if (begins(path, "journal/") || strcmp(path, "LOCK") == 0) return true;
+    if (d->kind == EXTEND && begins(path, "snapshot-")) return true;
+    return d->kind == REMOVE && files.size[d->file] == 0; /* an index without entries */
+}
+
+static bool can_be_made_again(const struct damage *d) {
+    const char *path = files.path[d->file];
+    return ends(path, "index") || ends(path, ".manifest") || ends(path, "-checkpoint");
+}
+
+static void put_bytes(struct hf_env *env, const struct damage *d) {
+    const char *path = files.path[d->file];
+    struct hf_file *f;
+    uint8_t byte = 0, more[64];
+    size_t got;
+    memset(more, 0x5a, sizeof more);
+    assert_int_equal(env_open(env, path, ENV_WRITE, &f), HF_OK);
+    if (d->kind == FLIP) {
+        assert_int_equal(env_read(f, d->at / 8, &byte, 1, &got), HF_OK);
+        byte = (uint8_t)(byte ^ 1u << d->at % 8);
+        assert_int_equal(env_write(f, d->at / 8, &byte, 1), HF_OK);
+    } else if (d->kind == CUT) {
+        assert_int_equal(env_truncate(f, d->at), HF_OK);
+    } else {
+        assert_int_equal(env_write(f, files.size[d->file], more, (size_t)d->at), HF_OK);
+    }
+    env_close(f);
+}
+
+static void do_damage(struct hf_env *env, const struct damage *d) {
+    const char *path = files.path[d->file], *other = files.path[d->other];
+    if (d->kind == REMOVE) {
+        assert_int_equal(env_unlink(env, path), HF_OK);
+    } else if (d->kind == SWAP) {
+        assert_int_equal(env_rename(env, path, "swapping"), HF_OK);
+        assert_int_equal(env_rename(env, other, path), HF_OK);
+        assert_int_equal(env_rename(env, "swapping", other), HF_OK);
+    } else {
+        put_bytes(env, d);
+    }
+}
+
+static uint64_t below(struct hf_sim *sim, uint64_t n) {
+    return hf_sim_random(sim) % n;
+}
+
+static bool is_segment(size_t i) {
+    return ends(files.path[i], ".log");
+}
+
+/* Any kind at any file where it can be done. */
+static struct damage draw(struct hf_sim *sim) {
+    for (;;) {
+        struct damage d = {.kind = (enum kind)below(sim, KINDS), .file = (size_t)below(sim, files.count)};
+        uint64_t size = files.size[d.file];
+        if (d.kind == FLIP && size > 0) {
+            d.at = below(sim, size * 8);
+            return d;
+        }
+        if (d.kind == CUT && size > 0) {
+            d.at = below(sim, 4) ? below(sim, size) : 0;
+            return d;
+        }
+        if (d.kind == EXTEND) {
+            d.at = 1 + below(sim, 64);
+            return d;
+        }
+        if (d.kind == REMOVE) return d;
+        d.other = (size_t)below(sim, files.count);
+        if (d.kind == SWAP && !crashed && d.other != d.file && is_segment(d.file) && is_segment(d.other))
+            return d;
+    }
+}
+
+/* ---- what was told, and what must hold ---- */
+
+static struct {
+    int damages, rebuilt;
+    const char *file, *other; /* looked for */
+    bool named;
+    char first[400];
+} told;
+
+static void note(void *arg, const struct log_damage *d) {
+    (void)arg;
+    told.damages += !d->rebuilt;
+    told.rebuilt += d->rebuilt;
+    told.named = told.named || strcmp(d->file, told.file) == 0 || strcmp(d->file, told.other) == 0;
+    if (!*told.first) snprintf(told.first, sizeof told.first, "%s: %s", d->file, d->what);
+}
+
+static int wrong;
+
+static void broken(const struct damage *d, const char *rule, const char *why) {
+    wrong++;
+    printf("%s %s %s at %llu (of %llu): %s [%s]\n", rule, kind_names[d->kind], files.path[d->file],
+           (unsigned long long)d->at, (unsigned long long)files.size[d->file], why, told.first);
+}
+
+static void compare(const struct damage *d, const struct world *was, const struct world *is) {
+    bool all = strcmp(was->state, is->state) == 0 && was->run_read == is->run_read;
+    if (strcmp(was->state, is->state) != 0 && !(crashed && told.damages > 0))
+        broken(d, "D3", "the state is another");
+    if (is->run_read && is->run != was->run) broken(d, "D3", "a run is another");
+    for (int p = 0; p < PARTITIONS; p++) {
+        for (int64_t i = 0; i < OFFSETS; i++) {
+            if (is->batch[p][i] != 0 && is->batch[p][i] != was->batch[p][i]) {
+                broken(d, "D3", "a batch is another");
+                return;
+            }
+            all = all && is->batch[p][i] == was->batch[p][i];
+        }
+    }
+    if (crashed) {
+        all = true;
+        for (int p = 0; p < PARTITIONS; p++)
+            for (int64_t i = 0; i < OFFSETS; i++) all = all && (!durable[p][i] || is->batch[p][i] != 0);
+    }
+    if (!all && told.damages == 0) broken(d, "D4", "something is missing, and nobody said so");
+    if (!all && can_be_made_again(d)) broken(d, "D5", "something is missing");
+}
+
+static void try_one(struct fixture *f, const struct damage *d, const struct world *was) {
+    static struct world is;
+    struct hf_env *copy;
+    struct log *l;
+    memset(&told, 0, sizeof told);
+    told.file = files.path[d->file];
+    told.other = files.path[d->other];
+    assert_int_equal(env_overlay_open(f->env, &copy), HF_OK);
+    do_damage(copy, d);
+    enum hf_err e = log_open(copy, &f->options, &l);
+    if (!e) {
+        if (log_scrub(l)) broken(d, "D1", "the scrubber fails");
+        see(l, &is);
+        log_abandon(l);
+        compare(d, was, &is);
+    } else if (told.damages == 0) {
+        broken(d, "D1", hf_err_text(e));
+    }
+    hf_env_close(copy);
+    hf_sim_restart(f->sim);
+    if (means_nothing(d) || crashed) return;
+    if (told.damages + told.rebuilt == 0) broken(d, "D1", "not found");
+    if (d->kind <= EXTEND && told.damages + told.rebuilt > 0 && !told.named)
+        broken(d, "D2", "found, but the file was not named");
+    if (can_be_made_again(d) && told.damages > 0) broken(d, "D5", "told as lost");
+}
+
+static void see_undamaged(struct fixture *f, struct world *was) {
+    struct hf_env *copy;
+    struct log *l;
+    told.file = told.other = "";
+    assert_int_equal(env_overlay_open(f->env, &copy), HF_OK);
+    assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
+    see(l, was);
+    log_abandon(l);
+    hf_env_close(copy);
+    hf_sim_restart(f->sim);
+    assert_int_equal(told.damages + told.rebuilt, 0);
+}
+
+int main(int argc, char **argv) {
+    static struct world was;
+    uint64_t seed = 1, count = 1500;
+    bool all = false;
+    struct fixture f;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--all") == 0)
+            all = true;
+        else if (strcmp(argv[i], "--crashed") == 0)
+            crashed = true;
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            seed = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc)
+            count = strtoull(argv[++i], NULL, 10);
+        else
+            return fprintf(stderr, "usage: any_damage [--seed S] [--count N] [--all] [--crashed]\n"), 2;
+    }
+    build(&f, seed);
+    f.options.damaged = note;
+    f.options.scrub_interval_ms = -1;
+    list_files(f.env);
+    see_undamaged(&f, &was);
+    uint64_t tried = 0;
+    for (; !all && tried < count; tried++) {
+        struct damage d = draw(f.sim);
+        try_one(&f, &d, &was);
+    }
+    for (size_t i = 0; all && i < files.count; i++) {
+        struct damage d = {.kind = FLIP, .file = i, .other = i};
+        if (means_nothing(&d)) continue;
+        for (d.at = 0; d.at < files.size[i] * 8; d.at++, tried++) try_one(&f, &d, &was);
+        printf("%s: %llu bits\n", files.path[i], (unsigned long long)d.at);
+    }
+    printf("seed %llu: %llu damages to %zu files, %d wrong\n", (unsigned long long)seed,
+           (unsigned long long)tried, files.count, wrong);
+    fixture_close(&f);
+    return wrong > 0;
+}
