@@ -75,27 +75,30 @@ static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic
 
 /* ---- fetching ---- */
 
-static hf_header *headers_of(const rd_kafka_message_t *m, size_t *count) {
+/* *out is to be freed; NULL without headers. false: out of memory. */
+static bool headers_of(const rd_kafka_message_t *m, hf_header **out, size_t *count) {
     rd_kafka_headers_t *h;
+    *out = NULL;
     *count = 0;
-    if (rd_kafka_message_headers(m, &h)) return NULL;
+    if (rd_kafka_message_headers(m, &h)) return true;
     size_t n = rd_kafka_header_cnt(h);
-    hf_header *out = calloc(n ? n : 1, sizeof *out);
-    if (!out) return NULL;
+    *out = calloc(n ? n : 1, sizeof **out);
+    if (!*out) return false;
     for (size_t i = 0; i < n; i++) {
         const char *name;
         const void *value;
         size_t size;
         if (rd_kafka_header_get_all(h, i, &name, &value, &size)) break;
-        out[i] = (hf_header){hf_str_of(name), hf_str_make(value, size)};
+        (*out)[i] = (hf_header){hf_str_of(name), hf_str_make(value, size)};
         *count = i + 1;
     }
-    return out;
+    return true;
 }
 
 static struct hf_delivery *delivery_from(hf_worker *w, const rd_kafka_message_t *m) {
     size_t count;
-    hf_header *headers = headers_of(m, &count);
+    hf_header *headers;
+    if (!headers_of(m, &headers, &count)) return NULL;
     struct delivery_source s = {.topic = rd_kafka_topic_name(m->rkt),
                                 .partition = m->partition,
                                 .offset = m->offset,
@@ -131,8 +134,9 @@ static void take(hf_worker *w, const rd_kafka_message_t *m) {
     if (part && !core_wanted(part, m->offset)) return;
     struct hf_delivery *d = part ? delivery_from(w, m) : NULL;
     if (d && core_add(w->core, part, &d->message) == HF_OK) return;
-    /* Out of memory: to go on would pass over this message. */
+    /* Out of memory: to go on would pass over this message, and so would a commit. */
     delivery_free(d);
+    if (part) core_not_taken(part, m->offset);
     w->failed = HF_ENOMEM;
     snprintf(w->failed_text, sizeof w->failed_text, "fetch from %s: %s", rd_kafka_topic_name(m->rkt),
              hf_err_text(HF_ENOMEM));

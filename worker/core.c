@@ -222,6 +222,11 @@ bool core_wanted(struct core_part *p, int64_t offset) {
     return !marks_settled(&p->known, offset);
 }
 
+void core_not_taken(struct core_part *p, int64_t offset) {
+    assert(p->next == offset + 1 && (!p->unsettled || p->unsettled->prev->offset < offset));
+    p->next = offset;
+}
+
 enum hf_err core_add(struct core *c, struct core_part *p, struct core_message *m) {
     assert(!p->unsettled || p->unsettled->prev->offset < m->offset);
     enum hf_err e = lane_of(c, p, m, &m->lane);

@@ -87,6 +87,10 @@ bool core_behind(const struct core_part *p, int64_t offset);
 /* Every fetched offset is told, ascending: false if it is settled already and must not be added. */
 bool core_wanted(struct core_part *p, int64_t offset);
 
+/* The offset told last was wanted, and there was no memory to take the message: it counts as not fetched, so
+ * that no commit passes over it. */
+void core_not_taken(struct core_part *p, int64_t offset);
+
 /* Sets attempts and first_failed_s from the marks if they are known there. HF_ENOMEM: not added. */
 HF_CHECK enum hf_err core_add(struct core *c, struct core_part *p, struct core_message *m);
 
