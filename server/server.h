@@ -31,7 +31,7 @@ struct server_settings {
     int64_t pending_max, pending_bytes, topic_pending_max, topic_pending_bytes; /* 0: none */
     const char *partitioner, *delay_levels;
     int64_t txn_check_after_ms, txn_check_interval_ms, txn_check_attempts, txn_live_max,
-        txn_destination_wait_ms;
+        txn_destination_wait_ms, txn_id_memory_bytes;
 };
 
 /* Flags, variables and keys of `holdfast serve`. */

@@ -82,6 +82,8 @@ static const struct hf_option rows[] = {
      "questions, then the transaction is parked for an operator"},
     {"txn.live.max", HF_OPTION_INT, AT(txn_live_max), "100000", 1, 10000000, "N",
      "undecided transactions; further ones are refused"},
+    {"txn.id.memory.bytes", HF_OPTION_BYTES, AT(txn_id_memory_bytes), "16MiB", 1 << 20, 1 << 30, "BYTES",
+     "memory for the ids of decided transactions, 32 bytes each: past it they are forgotten earlier"},
     {"txn.destination.wait", HF_OPTION_MS, AT(txn_destination_wait_ms), "10m", 1, HF_DAYS(365), "TIME",
      "how long a commit waits for a topic that is gone, before it ends in holdfast.rejected"},
     {"log.level", HF_OPTION_TEXT, AT(log_level), "info", 0, 0, "LEVEL", "error, warn, info or debug"},

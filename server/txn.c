@@ -296,7 +296,10 @@ static void on_outcomes(void *state, struct broker_http *rq) {
     if (offset < 0) {
         json_t *list = json_array();
         txn_exceptions(part->t, (size_t)limit, add_exception, list);
-        reply_json(rq, 200, json_pack("{so}", "outcomes", list));
+        struct txn_stats n;
+        txn_stats(part->t, &n);
+        reply_json(rq, 200,
+                   json_pack("{so sI}", "outcomes", list, "id_horizon_ms", (json_int_t)n.id_horizon_ms));
         return;
     }
     struct question *q = question_new(rq);
@@ -338,6 +341,7 @@ static void metrics(void *state, struct hf_buf *out) {
     metric(out, "holdfast_txn_reloads_total", "counter", n.reloads);
     metric(out, "holdfast_txn_pinned_bytes", "gauge", n.live_bytes);
     metric(out, "holdfast_txn_remembered_ids", "gauge", n.remembered);
+    metric(out, "holdfast_txn_id_horizon_ms", "gauge", n.id_horizon_ms > 0 ? (uint64_t)n.id_horizon_ms : 0);
 }
 
 /* ---- life ---- */
@@ -355,6 +359,7 @@ static enum hf_err open_part(struct server *s, void **state) {
                                   .check_interval_ms = o->txn_check_interval_ms,
                                   .check_attempts = (int32_t)o->txn_check_attempts,
                                   .id_memory_ms = o->id_memory_ms,
+                                  .id_memory_bytes = (size_t)o->txn_id_memory_bytes,
                                   .live_max = (size_t)o->txn_live_max,
                                   .destination_wait_ms = o->txn_destination_wait_ms,
                                   .event = on_event,

@@ -195,10 +195,18 @@ void txn_decided_forget(struct txn_decided *d, size_t chunks) {
     for (; chunks > 0; chunks--) {
         struct txn_chunk *c = *chunk_at(d, 0);
         for (uint32_t i = 0; i < c->n; i++) table_remove(d, c->words[i]);
+        d->forgotten_ms = c->last_ms;
         free(c);
         d->first = (d->first + 1) % d->ring_size;
         d->count--;
     }
+}
+
+int64_t txn_decided_horizon(const struct txn_decided *d, int64_t now_ms) {
+    int64_t by_time = now_ms - d->memory_ms, by_bytes = d->forgotten_ms;
+    bool full = d->count >= d->chunks_max && txn_decided_chunk(d, 0)->number > 1;
+    if (by_bytes == 0 && full) by_bytes = txn_decided_chunk(d, 0)->last_ms;
+    return by_bytes > 0 && by_bytes > by_time ? by_bytes : by_time;
 }
 
 /* Stored chunk:

@@ -39,6 +39,7 @@ struct txn_decided {
     uint64_t next_number;
     uint64_t *table; /* open addressing, linear probing, 0 is empty; ring of `slots`, a power of two */
     size_t slots, used;
+    int64_t forgotten_ms; /* last_ms of the newest chunk that was forgotten since the start; 0: none */
 };
 
 HF_CHECK enum hf_err txn_decided_init(struct txn_decided *d, int64_t memory_ms, size_t memory_bytes);
@@ -60,6 +61,10 @@ void txn_decided_undo(struct txn_decided *d, size_t n);
 /* How many chunks, from the oldest, are to be forgotten; the last one stays. */
 size_t txn_decided_expired(const struct txn_decided *d, int64_t now_ms);
 void txn_decided_forget(struct txn_decided *d, size_t chunks);
+
+/* Every id that was decided later than this is remembered. After a start a little later than need be, where
+ * bytes are the limit: what was forgotten before is not known then, only what was kept. */
+int64_t txn_decided_horizon(const struct txn_decided *d, int64_t now_ms);
 
 /* Chunk i, 0 the oldest. */
 const struct txn_chunk *txn_decided_chunk(const struct txn_decided *d, size_t i);

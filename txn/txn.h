@@ -41,7 +41,7 @@ struct txn_options {
     size_t bytes_max;            /* 4 MiB of a transaction */
     size_t live_max;             /* 100,000 transactions that are not finished */
     int64_t id_memory_ms;        /* 7 d: id.memory.ms */
-    size_t id_memory_bytes;      /* 16 MiB: id.memory.bytes */
+    size_t id_memory_bytes;      /* 16 MiB: txn.id.memory.bytes */
     int64_t destination_wait_ms; /* 10 min: how long a commit waits for a destination that is gone */
     /* What an operator should hear of: an event's stable name, and key=value pairs. May be NULL. */
     void (*event)(void *arg, const char *name, const char *detail);
@@ -149,7 +149,8 @@ struct txn_stats {
     uint64_t reloads;                                /* commits that failed and were undone */
     uint64_t live, live_bytes; /* not finished; bytes of half messages that pin the log */
     uint64_t by_state[TXN_STATES];
-    uint64_t remembered; /* decided ids */
+    uint64_t remembered;   /* decided ids */
+    int64_t id_horizon_ms; /* every id decided later is remembered */
 };
 void txn_stats(const struct txn *t, struct txn_stats *out);
 

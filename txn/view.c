@@ -166,4 +166,5 @@ void txn_stats(const struct txn *t, struct txn_stats *out) {
     out->live = HASH_COUNT(t->table);
     out->live_bytes = t->bytes;
     out->remembered = t->decided.used;
+    out->id_horizon_ms = txn_decided_horizon(&t->decided, t->now_ms);
 }

@@ -100,6 +100,8 @@ def every_record_has_an_outcome(w):
     outcomes = servers_outcomes(w)
     assert outcomes[:2] == [("nobody", "unknown id"), ("1042", "contradicted")], outcomes
     assert w.get("/v1/txn-outcomes?partition=0&offset=2") == {"outcome": "applied"}
+    horizon = time.time() * 1000 - 7 * 86400000  # id.memory.ms
+    assert horizon - 60000 < w.get("/v1/txn-outcomes")["id_horizon_ms"] < horizon + 60000
 
 
 def servers_outcomes(w):

@@ -108,7 +108,10 @@ static void remembers_decisions_until_they_are_too_old(void **unused) {
     assert_int_equal(txn_decided_find(&d, HF_STR("other"), name(buf, 1)), TXN_NONE);
     assert_int_equal(txn_decided_expired(&d, 1255), 0);
     assert_int_equal(txn_decided_expired(&d, 1256), 1); /* the first 256 were decided at 255 or before */
+    assert_int_equal(txn_decided_horizon(&d, 1256), 256);
     txn_decided_forget(&d, 1);
+    assert_int_equal(txn_decided_horizon(&d, 1256), 256); /* time, not what happened to be forgotten */
+    assert_int_equal(txn_decided_horizon(&d, 1000), 255);
     txn_decided_check(&d);
     assert_int_equal(txn_decided_find(&d, HF_STR("g"), name(buf, 255)), TXN_NONE);
     assert_int_equal(txn_decided_find(&d, HF_STR("g"), name(buf, 256)), TXN_COMMITTED);
@@ -126,6 +129,12 @@ static void memory_of_decisions_is_bounded_by_bytes(void **unused) {
         assert_int_equal(txn_decided_add(&d, word, i), HF_OK);
         txn_decided_forget(&d, txn_decided_expired(&d, i));
         assert_true(d.count <= 5);
+        int64_t horizon = txn_decided_horizon(&d, i);
+        assert_true(i < 256 * 5 ? horizon < 0 : horizon > 0);
+        for (unsigned k = horizon < 0 ? 0 : (unsigned)horizon + 1; i % 97 == 0 && k <= i; k++)
+            assert_int_equal(txn_decided_find(&d, HF_STR("g"), name(buf, k)), TXN_COMMITTED);
+        if (horizon >= 0)
+            assert_int_equal(txn_decided_find(&d, HF_STR("g"), name(buf, (unsigned)horizon)), TXN_NONE);
     }
     txn_decided_check(&d);
     txn_decided_fini(&d);
@@ -164,6 +173,8 @@ static void loaded_memory_equals_the_stored_one(void **unused) {
         hf_buf_fini(&b);
         txn_decided_check(&loaded);
         assert_int_equal(loaded.used, d.used);
+        assert_true(txn_decided_horizon(&loaded, next) >= txn_decided_horizon(&d, next) ||
+                    d.count < d.chunks_max);
         for (unsigned i = 0; i < next; i++)
             assert_int_equal(txn_decided_find(&loaded, HF_STR("g"), name(buf, i)),
                              txn_decided_find(&d, HF_STR("g"), name(buf, i)));
