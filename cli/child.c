@@ -1,8 +1,8 @@
 /* The child's environment is the worker's and
  *
  *     HF_TOPIC HF_PARTITION HF_OFFSET HF_KEY HF_MESSAGE_ID HF_ATTEMPT HF_FENCE
- *     HF_HEADER_<NAME>      upper case, other characters than letters and digits as '_'; the last one of a
- * name counts
+ *     HF_HEADER_<NAME>      upper case, other characters than letters and digits as '_';
+ *                           the last one of a name counts
  *
  * A value is cut at its first zero byte, which an environment cannot carry. The message's value goes through
  * a pipe, as the child reads it: a child that does not read it is not waited for.

@@ -113,14 +113,17 @@ static enum hf_err describe(const struct group *g, const char *name) {
     if (e) return e;
     e = fetch_groups(rk, g, name, &groups);
     if (!e) {
-        for (int i = 0; i < groups->group_cnt && !g->json; i++) {
+        bool known = groups->group_cnt > 0 && strcmp(groups->groups[0].state, "Dead") != 0;
+        for (int i = 0; known && i < groups->group_cnt && !g->json; i++) {
             const struct rd_kafka_group_info *x = &groups->groups[i];
             (void)printf("%s\t%s\t%d members\n", x->group, x->state, x->member_cnt);
             for (int k = 0; k < x->member_cnt; k++)
                 (void)printf("member\t%s\t%s\n", x->members[k].member_id, x->members[k].client_host);
         }
         rd_kafka_group_list_destroy(groups);
-        e = offsets_of(rk, name, &offsets);
+        if (!known)
+            e = client_error(HF_ENOTFOUND, "group \"%s\" is not known; see holdfast group list", name);
+        if (!e) e = offsets_of(rk, name, &offsets);
     }
     if (!e) {
         for (int i = 0; i < offsets->cnt; i++) print_position(rk, g, &offsets->elems[i]);

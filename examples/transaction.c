@@ -12,10 +12,11 @@
  */
 static hf_decision place(const char *id, void *arg) {
     sqlite3 *db = arg;
-    char insert[128];
-    (void)snprintf(insert, sizeof insert, "INSERT INTO orders (id) VALUES ('%.32s')", id);
     if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL)) return HF_UNKNOWN;
-    if (hf_mark_sqlite(db, id) || sqlite3_exec(db, insert, NULL, NULL, NULL)) {
+    char *insert = sqlite3_mprintf("INSERT INTO orders (id) VALUES (%Q)", id);
+    bool failed = hf_mark_sqlite(db, id) || sqlite3_exec(db, insert, NULL, NULL, NULL);
+    sqlite3_free(insert);
+    if (failed) {
         sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
         return HF_ROLLBACK;
     }

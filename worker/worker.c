@@ -105,7 +105,7 @@ static enum hf_err check_options(const hf_worker_options *o) {
     if (!o->group || !hf_group_suffix_ok(hf_str_of(o->group)))
         return wrong(
             "group",
-            "it must make a legal topic name behind \"holdfast.check.\": letters, digits, '.', '_', '-'");
+            "required; letters, digits, '.', '_', '-', short enough for topics \"dlq.<group>\" and the like");
     if (!o->topics || !*o->topics) return wrong("topics", "at least one is required");
     if (!o->handler) return wrong("handler", "it is missing");
     if ((unsigned)o->effect > HF_EFFECT_EXTERNAL) return wrong("effect", "no such effect");

@@ -108,7 +108,7 @@ typedef struct hf_receipt {
 } hf_receipt;
 
 /* Sends and blocks until the message is durable (acks=all, idempotent: a retry inside never doubles it).
- * receipt may be NULL. HF_EINVAL (the message; the server refused it, the text names the header), HF_EAGAIN
+ * receipt may be NULL. HF_EINVAL (the message, or the server refused it: its log names the header), HF_EAGAIN
  * (queue full), HF_ETIMEDOUT (not acknowledged in time: it may or may not be there; send again with the same
  * message_id), HF_ELIMIT (too large), HF_ENOTFOUND (no such topic, and the server creates none),
  * HF_EUNSUPPORTED (a delay, and the server is no Holdfast). */
@@ -296,9 +296,9 @@ HF_API enum hf_err hf_mark_postgres(struct pg_conn *db, const char *id);
  *         if (!stock_take(db, hf_delivery_value(d))) return hf_retry_in(d, HF_SECONDS(5));
  *         return HF_DONE;                               // row and effect commit together
  *     }
- *     hf_worker_open(&(hf_worker_options){ HF_WORKER_DEFAULTS, .server = "127.0.0.1:9092", .group =
- * "inventory", .topics = "orders.paid", .effect = HF_EFFECT_DATABASE, .database = "sqlite:inventory.db",
- *         .order = HF_ORDER_KEY, .concurrency = 8, .handler = paid }, &w);
+ *     hf_worker_open(&(hf_worker_options){ HF_WORKER_DEFAULTS, .server = "127.0.0.1:9092",
+ *         .group = "inventory", .topics = "orders.paid", .effect = HF_EFFECT_DATABASE,
+ *         .database = "sqlite:inventory.db", .order = HF_ORDER_KEY, .concurrency = 8, .handler = paid }, &w);
  *     hf_worker_stop_on_signals(w);
  *     e = hf_worker_run(w);                             // SIGTERM: drain, hand back, return
  *     hf_worker_close(w);

@@ -1,11 +1,12 @@
 #!/usr/bin/python3 -B
 """The client commands against a server: what they print, what a pipe of them carries, how they end.
 
-    cli.py BINARY
+    cli.py BINARY [TEST…]
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -117,18 +118,134 @@ def a_group_reads_on_and_is_reset(cli):
         row, = cli.json("group", "reset", "readers", "--to", to)
         assert row["offset"] == offset, (to, row)
     cli("group", "reset", "nobody", "--to", "earliest", status=1)
+    assert "nobody" in cli("group", "describe", "nobody", status=1)
     cli("group", "reset", "readers", status=2)
+
+
+HANDLER = """#!/bin/sh
+read -r value
+echo "$HF_TOPIC $HF_KEY $HF_MESSAGE_ID $HF_ATTEMPT $HF_FENCE $HF_HEADER_MY_COLOUR $value" >> "$0.log"
+case "$value" in
+good) exit 0 ;;
+late) [ "$HF_ATTEMPT" = 2 ]; exit $(( $? * 75 )) ;;
+bad) exit 65 ;;
+broken) exit 9 ;;
+slow) echo $$ >> "$0.slow"; trap "" TERM; sleep 1000 & wait; exec sleep 1000 ;;
+esac
+"""
+
+
+class Work:
+    """A holdfast work and the lines that its program has written."""
+
+    def __init__(self, cli, folder, group, *flags):
+        self.path = os.path.join(folder, group)
+        with open(self.path, "w") as f:
+            f.write(HANDLER)
+        os.chmod(self.path, 0o755)
+        self.process = subprocess.Popen([cli.binary, "work", *cli.at, "--topic", "work", "--group", group, *flags, "--",
+                                         self.path], stderr=subprocess.DEVNULL)
+
+    def lines(self, suffix=".log"):
+        try:
+            with open(self.path + suffix) as f:
+                return [tuple(line.split(" ")) for line in f.read().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def end(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.process.kill()
+        self.process.wait()
+
+
+def until(condition, what, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def a_programs_exit_status_settles_its_message(cli):
+    for value in ("good", "late", "bad", "broken", "slow"):
+        cli("send", "work", value, "--key", "k-" + value, "--message.id", "m-" + value, "--header", "my.colour=red")
+    letters = lambda: {m["message_id"]: dict(m["headers"]) for m in cli.json("dlq", "list", "--group", "w")}
+    with tempfile.TemporaryDirectory(prefix="holdfast-work-") as folder:
+        with Work(cli, folder, "w", "--attempts", "2", "--retry.first", "50ms", "--retry.max", "100ms", "--timeout",
+                  "1s") as work:
+            until(lambda: any(t["topic"] == "dlq.w" for t in cli.json("topic", "list")) and len(letters()) == 3, "letters")
+            until(lambda: [(r["unsettled"], r["offset"]) for r in cli.json("group", "describe", "w")
+                           if r["topic"] == "work"] == [(0, 5)], "settled")
+            assert work.end() == 0
+        tried = work.lines()
+        assert ("work", "k-good", "m-good", "1", "0", "red", "good") in tried, tried
+        count = {v: sum(t[6] == v for t in tried) for v in ("good", "late", "bad", "broken", "slow")}
+        assert count == {"good": 1, "late": 2, "bad": 1, "broken": 2, "slow": 2}, tried
+        assert [t[3] for t in tried if t[6] == "late"] == ["1", "2"], tried
+        reasons = {i: h["hf-dlq-reason"] for i, h in letters().items()}
+        assert reasons == {"m-bad": "rejected", "m-broken": "exhausted", "m-slow": "timeout"}, reasons
+        until(lambda: all(gone(pid) for pid, in work.lines(".slow")), "programs that were told to end and did not are killed")
+        a_dead_letter_is_replayed_and_dropped(cli, folder, letters)
+
+
+def a_dead_letter_is_replayed_and_dropped(cli, folder, letters):
+    assert cli("dlq", "replay", "m-bad", "--group", "w") == "replay 1\n"
+    assert set(letters()) == {"m-broken", "m-slow"}
+    os.unlink(os.path.join(folder, "w.log"))
+    with Work(cli, folder, "w", "--attempts", "2") as work:
+        until(lambda: "m-bad" in letters(), "the replayed one is rejected again")
+        assert work.end() == 0
+    assert work.lines() == [("work", "k-bad", "m-bad", "1", "0", "red", "bad")], work.lines()
+    assert letters()["m-bad"]["hf-dlq-replays"] == "1" and letters()["m-slow"]["hf-dlq-replays"] == "0"
+    shown = json.loads(cli("dlq", "show", "m-bad", "--group", "w"))
+    assert shown["value"] == "bad" and dict(shown["headers"])["my.colour"] == "red", shown
+    cli("dlq", "drop", "m-nobody", "--group", "w", status=1)
+    assert cli("dlq", "drop", "--all", "--group", "w") == "drop 3\n" and not letters()
+    cli("dlq", "drop", "--group", "w", status=2)
+    cli("dlq", "list", status=2)
+
+
+def a_program_that_cannot_run_stops_the_worker_and_condemns_nothing(cli):
+    for program in ("/no/such/program", "/etc/passwd"):
+        cli("work", "--topic", "work", "--group", "typo", "--", program, status=1)
+    assert all(r["offset"] == 0 for r in cli.json("group", "describe", "typo"))
+    assert "dlq.typo" not in [t["topic"] for t in cli.json("topic", "list")]
+
+
+def a_program_dies_with_its_worker(cli):
+    with tempfile.TemporaryDirectory(prefix="holdfast-work-") as folder:
+        with Work(cli, folder, "orphan") as work:
+            until(lambda: work.lines(".slow"), "the slow one runs")
+            assert work.end(signal.SIGKILL) == -signal.SIGKILL
+            (pid,), = work.lines(".slow")
+            until(lambda: gone(pid), "killed with the worker")
 
 
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
          tail_and_send_carry_a_topic_whole, digits_are_an_offset_and_a_date_is_a_time,
-         topics_are_made_described_and_deleted, a_group_reads_on_and_is_reset]
+         topics_are_made_described_and_deleted, a_group_reads_on_and_is_reset,
+         a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,
+         a_program_dies_with_its_worker]
 
 
 def main():
     with tempfile.TemporaryDirectory(prefix="holdfast-cli-") as folder, Holdfast(sys.argv[1], folder) as server:
         cli = Cli(os.path.abspath(sys.argv[1]), server)
-        for test in TESTS:
+        for test in [t for t in TESTS if t.__name__ in sys.argv[2:] or not sys.argv[2:]]:
             began = time.monotonic()
             test(cli)
             print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

@@ -1,6 +1,7 @@
-/* The C API beside a server: what cancel, move, replace, prepare and decide answer. The server allows three
- * undecided transactions (CMakeLists.txt). */
+/* The C API beside a server: what cancel, move, replace, prepare and decide answer, and sends that do not
+ * block. The server allows three undecided transactions (CMakeLists.txt). */
 #include <holdfast/holdfast.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -221,6 +222,85 @@ static void a_transaction_tried_again_after_its_decision_does_not_run_again(void
     hf_producer_close(p);
 }
 
+/* ---- sends that do not block ---- */
+
+struct sent {
+    int done, failed;
+};
+
+static void count_sent(enum hf_err e, const hf_receipt *r, void *arg) {
+    struct sent *s = arg;
+    if (e || strcmp(r->topic, "queued") != 0 || r->offset < 0)
+        __atomic_add_fetch(&s->failed, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&s->done, 1, __ATOMIC_SEQ_CST);
+}
+
+static void a_full_queue_says_try_again_and_a_flush_makes_room(void **state) {
+    (void)state;
+    enum { ROOM = 10, WANTED = 1000 };
+    const hf_client_options o = {HF_CLIENT_DEFAULTS, .queue_messages = ROOM, .linger_ms = 50};
+    const hf_message m = {.topic = "queued", .value = HF_STR("v")};
+    struct sent sent = {0, 0};
+    hf_client *c;
+    int full = 0;
+    OK(hf_connect(getenv("HF_TEST_SERVER"), &o, &c));
+    for (int queued = 0; queued < WANTED;) {
+        enum hf_err e = hf_send_async(c, &m, count_sent, &sent);
+        if (e == HF_EAGAIN) {
+            full++;
+            assert_non_null(strstr(hf_errmsg(), "hf_flush"));
+            OK(hf_flush(c, -1));
+        } else {
+            OK(e);
+            queued++;
+        }
+    }
+    OK(hf_flush(c, HF_SECONDS(60)));
+    assert_int_equal(sent.done, WANTED);
+    assert_int_equal(sent.failed, 0);
+    assert_true(full > 0);
+    hf_close(c);
+}
+
+static void a_send_that_nobody_watches_fails_its_flush(void **state) {
+    (void)state;
+    const hf_message wrong = {.topic = "queued", .value = HF_STR("v"), .partition = HF_PARTITION(77)};
+    OK(hf_send(with_api, &(hf_message){.topic = "queued", .value = HF_STR("v")}, NULL));
+    enum hf_err e = hf_send_async(with_api, &wrong, NULL, NULL);
+    if (!e) e = hf_flush(with_api, -1);
+    assert_int_equal(e, HF_ENOTFOUND);
+    OK(hf_flush(with_api, -1)); /* told once */
+}
+
+static void *send_many(void *c) {
+    for (int i = 0; i < 50; i++) OK(hf_send(c, &(hf_message){.topic = "queued", .value = HF_STR("v")}, NULL));
+    return (void *)(uintptr_t)(*hf_errmsg() == 0);
+}
+
+static void a_client_serves_many_threads_and_each_has_its_own_error_text(void **state) {
+    (void)state;
+    pthread_t threads[4];
+    assert_int_equal(hf_send(with_api, &(hf_message){.topic = "bad name"}, NULL), HF_EINVAL);
+    for (int i = 0; i < 4; i++) assert_int_equal(pthread_create(&threads[i], NULL, send_many, with_api), 0);
+    for (int i = 0; i < 4; i++) {
+        void *clean;
+        assert_int_equal(pthread_join(threads[i], &clean), 0);
+        assert_non_null(clean);
+    }
+    assert_non_null(strstr(hf_errmsg(), "bad name"));
+}
+
+static void options_without_their_size_are_refused(void **state) {
+    (void)state;
+    hf_client *c = NULL;
+    hf_worker *w = NULL;
+    assert_int_equal(hf_connect("127.0.0.1:1", &(hf_client_options){.timeout_ms = 1}, &c), HF_EINVAL);
+    assert_non_null(strstr(hf_errmsg(), "size"));
+    assert_int_equal(hf_worker_open(&(hf_worker_options){.server = "127.0.0.1:1"}, &w), HF_EINVAL);
+    assert_non_null(strstr(hf_errmsg(), "size"));
+    assert_true(!c && !w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cancel_answers_what_it_met),
@@ -231,6 +311,10 @@ int main(void) {
         cmocka_unit_test(a_prepare_after_the_decision_says_so),
         cmocka_unit_test(beyond_a_limit_the_local_transaction_does_not_run),
         cmocka_unit_test(a_transaction_tried_again_after_its_decision_does_not_run_again),
+        cmocka_unit_test(a_full_queue_says_try_again_and_a_flush_makes_room),
+        cmocka_unit_test(a_send_that_nobody_watches_fails_its_flush),
+        cmocka_unit_test(a_client_serves_many_threads_and_each_has_its_own_error_text),
+        cmocka_unit_test(options_without_their_size_are_refused),
     };
     return cmocka_run_group_tests(tests, open_clients, close_clients);
 }

@@ -4,9 +4,10 @@
  * that came early. The monotonic clock tells steps from the passing of time (both are slewed alike): what it
  * should show is constant is delta = wall - monotonic.
  *
- *     back                      inside time stands until the wall clock has caught up: late by the step,
- * never early ahead by at most 60 s     inside time goes along ahead by more             believed by nobody
- * until the clock returns, or an operator accepts it: inside time stands, nothing is fired
+ *     back                     inside time stands until the wall clock has caught up: late, never early
+ *     ahead by at most 60 s    inside time goes along
+ *     ahead by more            believed by nobody until the clock returns, or an operator accepts it:
+ *                              inside time stands, nothing is fired
  *
  * A relative delay promises an interval, not a wall clock time. For it we remember epochs, (first sequence,
  * delta) for each delta that was seen in this boot: a message of sequence q, due at d by the wall clock, has
