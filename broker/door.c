@@ -2,18 +2,19 @@
  *
  *   batch    there is one, whole, and nothing behind it; format 2; its codec is known to the request's
  * version; not transactional, not a control batch (Kafka transactions are not supported); not longer than the
- *            topic allows; its checksum matches
+ *            topic allows; without the mark that only compaction sets; its checksum matches
  *   topic    of ours: only holdfast.delay and holdfast.txn take produces
  *   record   of ours: decompresses within the limit; base/control.h; the schedule admits it; its
  *            destination exists or may be created; its partition is one of the destination's
+ *            of a compacted topic: has a key, as in Kafka
  *
  * A schedule that is full answers NOT_ENOUGH_REPLICAS: of the errors that all clients try again after a pause
  * and without asking for new metadata, it is the one whose meaning ("nothing was stored, the server lacks
  * what it takes") comes nearest. THROTTLING_QUOTA_EXCEEDED is retried by the Java client but final for
  * librdkafka.
  *
- * A batch is refused as a whole, as in Kafka. Batches for plain topics are never decompressed: their records
- * are the consumers' business. */
+ * A batch is refused as a whole, as in Kafka. Batches for plain topics that are not compacted are never
+ * decompressed: their records are the consumers' business. */
 #include "door.h"
 
 #include "base/names.h"
@@ -64,6 +65,8 @@ static enum hf_err check_form(const struct door_target *t, const uint8_t *batch,
     if (info->attributes & (BATCH_ATTR_TRANSACTIONAL | BATCH_ATTR_CONTROL))
         return refuse(no, KAFKA_INVALID_TXN_STATE,
                       "Kafka transactions are not supported; see topic holdfast.txn");
+    if (info->attributes & BATCH_ATTR_HORIZON)
+        return refuse(no, KAFKA_INVALID_RECORD, "attribute bit 6 is set by compaction alone");
     if (n > t->message_max) return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "larger than max.message.bytes");
     int codec = info->attributes & BATCH_ATTR_CODEC;
     if (codec > BATCH_ZSTD || (codec == BATCH_ZSTD && t->version < ZSTD_SINCE))
@@ -124,10 +127,27 @@ static enum hf_err check_records(struct door *d, const struct door_target *t, co
     return refuse(no, KAFKA_CORRUPT_MESSAGE, "the records do not decompress or are malformed");
 }
 
+static enum hf_err check_keys(struct door *d, const uint8_t *batch, const struct batch_info *info,
+                              struct door_refusal *no) {
+    enum hf_err e = batch_iter_begin(d->iter, batch, info);
+    if (e == HF_ELIMIT) return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "too large when decompressed");
+    for (int32_t i = 0; !e; i++) {
+        struct batch_record r;
+        e = batch_iter_next(d->iter, &r);
+        if (e == HF_EEND) return HF_OK;
+        if (e || r.key.p) continue;
+        *no = (struct door_refusal){KAFKA_INVALID_RECORD, i, "key",
+                                    "a compacted topic takes no record without"};
+        return HF_EINVAL;
+    }
+    return refuse(no, KAFKA_CORRUPT_MESSAGE, "the records do not decompress or are malformed");
+}
+
 enum hf_err door_check(struct door *d, const struct door_target *t, const uint8_t *batch, size_t n,
                        struct door_refusal *no) {
     struct batch_info info;
     enum hf_err e = check_form(t, batch, n, &info, no);
+    if (!e && t->keyed) e = check_keys(d, batch, &info, no);
     if (e || !hf_topic_is_ours(t->topic)) return e;
     if (!hf_str_is(t->topic, HF_TOPIC_DELAY) && !hf_str_is(t->topic, HF_TOPIC_TXN))
         return refuse(no, KAFKA_TOPIC_AUTHORIZATION_FAILED, "clients may only read this topic");

@@ -25,6 +25,7 @@ struct door_target {
     hf_str topic;
     int16_t version; /* of the produce request */
     size_t message_max;
+    bool keyed; /* its topic is compacted: a record needs a key */
     /* May records be sent to this topic (it exists, or may be created and is now), and how many partitions
      * has it or will it have? HF_OK, HF_ENOTFOUND. */
     enum hf_err (*destination)(void *arg, hf_str topic, int32_t *partitions);

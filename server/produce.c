@@ -135,6 +135,7 @@ static void produce_one(struct produce *p, struct broker_request *rq, hf_str top
         .version = rq->version,
         .message_max = hf_topic_is_ours(topic) ? (size_t)p->server->settings->message_max
                                                : (size_t)info.settings.value[LOG_MESSAGE_MAX],
+        .keyed = !hf_topic_is_ours(topic) && info.settings.value[LOG_CLEANUP_POLICY] & LOG_CLEANUP_COMPACT,
         .destination = destination,
         .admit = admit,
         .arg = p->server,

@@ -120,6 +120,7 @@ static enum hf_err open_store(struct server *s) {
         .retention_check_ms = o->retention_check_ms,
         .scrub_interval_ms = o->scrub_interval_ms ? o->scrub_interval_ms : -1,
         .scrub_bytes_s = (uint64_t)o->scrub_bytes_s,
+        .compaction_bytes = (size_t)o->compaction_memory,
     };
     e = log_open(s->env, &options, &s->log);
     if (e) return e;

@@ -22,8 +22,8 @@ struct server_settings {
     int64_t num_partitions, segment_bytes, message_max, connections_max, http_connections_max, request_max;
     /* Of topics that were told nothing; as text, since "-1", "7d" and "compact" are among them. */
     const char *cleanup_policy, *retention_ms, *retention_bytes, *segment_ms, *delete_retention_ms,
-        *dirty_ratio, *timestamp_type;
-    int64_t retention_check_ms, scrub_interval_ms, scrub_bytes_s;
+        *dirty_ratio, *compaction_lag_ms, *timestamp_type;
+    int64_t retention_check_ms, compaction_memory, scrub_interval_ms, scrub_bytes_s;
     bool auto_create;
     const char *log_level;
     int64_t id_memory_ms, id_memory_bytes, offsets_retention_ms;

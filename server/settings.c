@@ -37,6 +37,10 @@ static const struct hf_option rows[] = {
      "how long compaction keeps a record without a value"},
     {"min.cleanable.dirty.ratio", HF_OPTION_TEXT, AT(dirty_ratio), "0.5", 0, 0, "SHARE",
      "compaction begins when this share of a partition is new since the last one"},
+    {"min.compaction.lag.ms", HF_OPTION_TEXT, AT(compaction_lag_ms), "0", 0, 0, "TIME",
+     "how old a record is at least before compaction takes it for a later one"},
+    {"log.cleaner.dedupe.buffer.size", HF_OPTION_BYTES, AT(compaction_memory), "32MiB", 1 << 20,
+     INT64_C(1) << 40, "BYTES", "memory for keys while a partition is compacted; with less, more passes"},
     {"message.timestamp.type", HF_OPTION_TEXT, AT(timestamp_type), "CreateTime", 0, 0, "TYPE",
      "CreateTime or LogAppendTime"},
     {"log.retention.check.interval.ms", HF_OPTION_MS, AT(retention_check_ms), "30s", 10, HF_DAYS(365), "TIME",
@@ -139,7 +143,7 @@ enum hf_err server_settings_of_topics(const struct server_settings *s, struct lo
         [LOG_CLEANUP_POLICY] = s->cleanup_policy,        [LOG_RETENTION_MS] = s->retention_ms,
         [LOG_RETENTION_BYTES] = s->retention_bytes,      [LOG_SEGMENT_MS] = s->segment_ms,
         [LOG_DELETE_RETENTION] = s->delete_retention_ms, [LOG_DIRTY_RATIO] = s->dirty_ratio,
-        [LOG_TIMESTAMP_TYPE] = s->timestamp_type,
+        [LOG_TIMESTAMP_TYPE] = s->timestamp_type,        [LOG_COMPACTION_LAG] = s->compaction_lag_ms,
     };
     struct log_settings settings = {0};
     log_settings_put(&settings, LOG_SEGMENT_BYTES, s->segment_bytes);

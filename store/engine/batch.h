@@ -35,6 +35,7 @@ enum {
     BATCH_ATTR_APPEND_TIME = 8,
     BATCH_ATTR_TRANSACTIONAL = 16,
     BATCH_ATTR_CONTROL = 32,
+    BATCH_ATTR_HORIZON = 64, /* baseTimestamp: when records without value may go (KIP-534) */
 };
 
 struct batch_info {
@@ -88,6 +89,22 @@ HF_CHECK enum hf_err batch_iter_begin(struct batch_iter *it, const uint8_t *p, c
 /* HF_EEND after the last; HF_ECORRUPT: a record is malformed, or counts and deltas disagree; HF_ELIMIT: more
  * than ENGINE_HEADERS_MAX headers. Borrowed until the next begin. */
 HF_CHECK enum hf_err batch_iter_next(struct batch_iter *it, struct batch_record *out);
+
+/* ---- filter: what compaction leaves of a batch ---- */
+
+struct batch_filter; /* its memory, made once, used for many batches */
+/* Decompressed records of a batch never take more than records_max. */
+HF_CHECK enum hf_err batch_filter_open(size_t records_max, struct batch_filter **out);
+void batch_filter_close(struct batch_filter *f);
+
+typedef bool batch_keep(void *arg, const struct batch_info *b, const struct batch_record *r);
+
+/* Appends to out the batch with those records for which keep is true, at their offsets, or nothing if none is
+ * left and it need not stay. A batch that keeps a record without value for the first time gets horizon_ms
+ * written down. *changed: it is not what it was, byte for byte. Errors are those of batch_iter. */
+HF_CHECK enum hf_err batch_filter_run(struct batch_filter *f, const uint8_t *p, const struct batch_info *b,
+                                      batch_keep *keep, void *arg, bool must_stay, int64_t horizon_ms,
+                                      struct hf_buf *out, bool *changed);
 
 /* ---- build ---- */
 

@@ -1,4 +1,5 @@
-/* Kafka's codecs, read side only: Holdfast stores compressed batches as they came and never compresses.
+/* Kafka's codecs, read side. Holdfast stores compressed batches as they came; only compaction writes them
+ * again (compress_write.c).
  *
  * The input is a stranger's. So the output grows in steps of at most CHUNK and never past out->max, whatever
  * a header claims; and no codec gets memory for a window that the stranger chose:

@@ -11,4 +11,7 @@
  * out holds what it held. */
 HF_CHECK enum hf_err hf_decompress(int codec, hf_str in, struct hf_buf *out);
 
+/* The same way back, for batches that compaction writes again. HF_ELIMIT: out would pass its max. */
+HF_CHECK enum hf_err hf_compress(int codec, hf_str in, struct hf_buf *out);
+
 #endif

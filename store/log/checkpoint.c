@@ -139,8 +139,10 @@ static void move_facts(struct log *l) {
     for (struct topic *t = l->topics; t; t = t->hh.next) {
         if (t->phase != TOPIC_LIVE) continue;
         for (int32_t i = 0; i < t->partitions; i++) {
-            t->partition[i]->fact_base = t->partition[i]->noted_base;
-            partition_start_trim(t->partition[i]);
+            struct log_partition *p = t->partition[i];
+            p->fact_base = p->noted_base;
+            p->settled = p->noted_settled;
+            partition_start_trim(p);
         }
     }
 }
@@ -178,6 +180,7 @@ static void synced(struct env_sync *s, enum hf_err e) {
 
 static bool due(struct log *l) {
     if (!l->open || l->closing) return false;
+    if (l->compaction.swapping) return hf_mutate(19); /* [L21] */
     if (l->journal.since_checkpoint >= l->o.checkpoint_bytes) return true;
     if (!l->dirty && l->journal.since_checkpoint == 0) return false;
     return env_mono_us(l->env) - l->checkpoint.last_us >= LOG_CHECKPOINT_US;

@@ -276,7 +276,7 @@ static enum hf_err hold_state(struct log *l, const struct commit *c) {
 
 static void enqueue(struct log *l, struct commit *c) {
     for (size_t i = 0; i < c->part_count; i++) reserve_part(&c->parts[i]);
-    if (c->part_count + c->start_count == 0) {
+    if (c->part_count + c->start_count == 0 && !c->swap.p) {
         log_ready(l, &c->done_c);
         return;
     }
@@ -359,6 +359,20 @@ enum hf_err commit_start(struct log *l, const struct engine_commit *in, void (*a
     c->after_arg = after_arg;
     c->done = done;
     c->arg = arg;
+    enqueue(l, c);
+    return HF_OK;
+}
+
+enum hf_err commit_swap(struct log *l, const struct swap_record *r, void (*after)(struct commit *),
+                        void *after_arg) {
+    struct engine_commit nothing = {0};
+    if (l->failed) return l->failed;
+    if (l->commit_count >= LOG_COMMITS_MAX) return HF_EAGAIN;
+    struct commit *c = commit_new(l, &nothing);
+    if (!c) return HF_EAGAIN;
+    c->swap = *r;
+    c->after = after;
+    c->after_arg = after_arg;
     enqueue(l, c);
     return HF_OK;
 }

@@ -47,6 +47,9 @@ void topic_configure(struct log *l, struct topic *t, const struct log_settings *
     c->append_time = c->internal || c->settings.value[LOG_TIMESTAMP_TYPE];
     c->message_max = (size_t)c->settings.value[LOG_MESSAGE_MAX];
     c->segment_bytes = (uint64_t)c->settings.value[LOG_SEGMENT_BYTES];
+    for (int32_t i = 0; i < t->partitions;
+         i++) /* what compaction could not read may be within the limits now */
+        if (t->partition && t->partition[i]) t->partition[i]->uncompactable = false;
 }
 
 enum hf_err settings_check(const struct log_settings *s) {

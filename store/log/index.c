@@ -51,6 +51,7 @@ static enum hf_err write_out(struct segment *s, struct index_file *f) {
     if (e == HF_ENOTFOUND) {
         e = open_file(s, f, ENV_CREATE);
         s->p->dirty_dir = true;
+        partition_mark_dirty(s->p); /* the name, even if nothing can be written for lack of space */
     }
     size_t size = size_of(s, f);
     if (!e) e = env_write(f->file, (uint64_t)f->written * size, f->buf, n * size);
@@ -80,6 +81,13 @@ void index_close(struct segment *s) {
         f->buf = NULL;
         f->entries = f->written;
     }
+}
+
+/* All files, empty, for a segment that is to take the place of others: theirs must not stay. */
+enum hf_err index_create(struct segment *s) {
+    enum hf_err e = HF_OK;
+    for (int i = 0; !e && i < INDEX_FILES; i++) e = open_file(s, index_file_of(s, i), ENV_CREATE);
+    return e;
 }
 
 /* ---- entries ---- */

@@ -408,7 +408,8 @@ static enum hf_err add_ceilings(struct log *l) {
 }
 
 static size_t commit_size(const struct commit *c) {
-    return (c->part_count + c->start_count) * (ENTRY_HEADER + ENTRY_PLACE) + c->bytes.n;
+    size_t swap = c->swap.p ? ENTRY_HEADER + ENTRY_PLACE + SWAP_BODY : 0;
+    return (c->part_count + c->start_count) * (ENTRY_HEADER + ENTRY_PLACE) + c->bytes.n + swap;
 }
 
 static enum hf_err add_part(struct log *l, struct part *x) {
@@ -425,6 +426,14 @@ static enum hf_err add_part(struct log *l, struct part *x) {
     return HF_OK;
 }
 
+static enum hf_err add_swap(struct log *l, const struct swap_record *r) {
+    struct journal *j = &l->journal;
+    if (!entry(j, ENTRY_SWAP, r->p, r->first, SWAP_BODY)) return HF_ENOMEM;
+    hf_buf_be64(&j->group, (uint64_t)r->upto);
+    hf_buf_be64(&j->group, r->id);
+    return HF_OK;
+}
+
 /* The commit that has waited longest. HF_EAGAIN: a tail in front of it first, or no room left. */
 static enum hf_err add_commit(struct log *l, struct commit *c) {
     enum hf_err e = HF_OK;
@@ -436,6 +445,7 @@ static enum hf_err add_commit(struct log *l, struct commit *c) {
     for (size_t i = 0; !e && i < c->part_count; i++) e = add_part(l, &c->parts[i]);
     for (size_t i = 0; !e && i < c->start_count; i++)
         if (!entry(&l->journal, ENTRY_START, c->starts[i].p, c->starts[i].offset, 0)) e = HF_ENOMEM;
+    if (!e && c->swap.p) e = add_swap(l, &c->swap);
     if (e) return e;
     l->commits = c->next;
     c->next = NULL;

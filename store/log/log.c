@@ -17,6 +17,7 @@ static const struct log_options defaults = {
     .anchor_bytes = 256 << 10,
     .scrub_interval_ms = INT64_C(7) * 86400 * 1000,
     .scrub_bytes_s = 8 << 20,
+    .compaction_bytes = 32 << 20,
 };
 
 void log_fail(struct log *l, enum hf_err e, const char *what) {
@@ -83,6 +84,7 @@ int64_t log_step(struct log *l) {
     ids_step(l);
     state_step(l);
     retention_step(l);
+    compaction_step(l);
     scrub_step(l);
     journal_prepare(l);
     trash_step(l);
@@ -90,8 +92,9 @@ int64_t log_step(struct log *l) {
     journal_kick(l);
     bool more = l->ready || l->moved || l->trash ||
                 (l->journal.growing && l->journal.grown < l->journal.growing->size);
-    int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000, others_ms[] = {retention_wait(l), scrub_wait(l)};
-    for (int i = 0; i < 2; i++)
+    int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000;
+    int64_t others_ms[] = {retention_wait(l), compaction_wait(l), scrub_wait(l)};
+    for (int i = 0; i < 3; i++)
         if (others_ms[i] < wait_ms) wait_ms = others_ms[i];
     return wait_ms;
 }
@@ -100,6 +103,7 @@ int64_t log_step(struct log *l) {
 enum hf_err log_settle(struct log *l, bool (*settled)(struct log *l)) {
     for (int idle = 0; !l->failed && idle < 3;) {
         checkpoint_step(l);
+        compaction_step(l);
         journal_kick(l);
         run_ready(l);
         if (settled(l)) return l->failed;
@@ -164,6 +168,7 @@ static enum hf_err settle_options(struct log *l, const struct log_options *given
     if (o.anchor_bytes == 0) o.anchor_bytes = defaults.anchor_bytes;
     if (o.scrub_interval_ms == 0) o.scrub_interval_ms = defaults.scrub_interval_ms;
     if (o.scrub_bytes_s == 0) o.scrub_bytes_s = defaults.scrub_bytes_s;
+    if (o.compaction_bytes == 0) o.compaction_bytes = defaults.compaction_bytes;
     if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
     l->o = o;
     bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
@@ -193,7 +198,7 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
     l->env = env;
     l->trusted_delta_ms = INT64_MIN;
     l->opening = "reading the options";
-    l->journal.log = l->checkpoint.log = l;
+    l->journal.log = l->checkpoint.log = l->compaction.log = l;
     l->free_checked_us = INT64_MIN / 2;
     enum hf_err e = settle_options(l, options);
     if (!e) e = start(l);
@@ -210,7 +215,7 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
 
 static bool quiet(struct log *l) {
     bool nothing = journal_idle(l) && !l->commits && !l->flush && !l->ceilings;
-    return nothing && checkpoint_idle(l) && l->syncs == 0 && !l->ready;
+    return nothing && !l->compaction.p && checkpoint_idle(l) && l->syncs == 0 && !l->ready;
 }
 
 static enum hf_err trim_all(struct log *l) {
@@ -297,6 +302,7 @@ void log_abandon(struct log *l) {
     creations_forget(l);
     retention_forget(l);
     scrub_forget(l);
+    compaction_forget(l);
     alterations_forget(l);
     psync_forget(l);
     if (l->checkpoint.file) env_close(l->checkpoint.file);

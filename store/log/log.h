@@ -45,6 +45,7 @@ struct log_options {
     uint64_t checkpoint_bytes;    /* journal bytes after which a checkpoint begins; 64 MiB */
     uint64_t reserve_bytes;       /* free disk space that clients' produces may not use; 64 MiB */
     int64_t retention_check_ms;   /* how often partitions are looked at for retention; 30 s */
+    size_t compaction_bytes;      /* memory for keys in one run of compaction; 32 MiB */
     size_t ids_max;               /* topics; 100,000 partitions in all */
     uint64_t anchor_bytes;        /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
     int64_t scrub_interval_ms;    /* between two passes of the scrubber; a week; -1: never */
@@ -210,7 +211,7 @@ HF_CHECK enum hf_err log_scrub(struct log *l);
 /* ---- numbers for /metrics ---- */
 
 struct log_stats {
-    uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints;
+    uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints, compactions;
     uint64_t topics, partitions, segments;
     uint64_t free_bytes;
     uint64_t damages, rebuilt;       /* told since the start */

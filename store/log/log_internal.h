@@ -1,4 +1,4 @@
-/* What the files of store/log share. The picture and the invariants [L1]..[L19]: docs/storage.md.
+/* What the files of store/log share. The picture and the invariants [L1]..[L21]: docs/storage.md.
  *
  *     log.c         open, step, close           journal.c     groups: form, write, sync, recycle
  *     append.c      one batch comes in          replay.c      reads the journal back, judges its end
@@ -10,7 +10,8 @@
  *     producer.c    idempotence                 runs.c        the far tier
  *     read.c        slices, look-ups            log_engine.c  engine.h over all this
  *     psync.c       one partition's files made durable
- *     retention.c   what is old goes
+ *     retention.c   what is old goes           compact.c     what is not the latest goes
+ *     swap.c        a segment for many
  *     configure.c   what topics are told       settings.c    its names and ranges
  *     manifest.c    what a closed segment must be     proof.c    and whether it is: damage, rebuilding
  *     scrub.c       what nobody reads
@@ -19,6 +20,7 @@
 #ifndef STORE_LOG_INTERNAL_H
 #define STORE_LOG_INTERNAL_H
 
+#include "base/arena.h"
 #include "log.h"
 #include "store/engine/batch.h"
 #include "store/engine/engine_ops.h"
@@ -130,6 +132,7 @@ struct segment {
     bool sealed;      /* rolled */
     bool timed;       /* max_ts is known from every batch, not from the timeindex alone */
     int64_t first_ts; /* of the first batch; -1: not known */
+    uint64_t swap;    /* not 0: its files have names that end in this and .swap (swap.c) */
     int64_t since_us; /* when this process began to know it */
 };
 
@@ -240,9 +243,14 @@ struct log_partition {
     struct place hint[2];       /* where readers left off */
     int64_t noted_base;         /* segment of this partition's facts in the checkpoint under way */
     int64_t fact_base;          /* and in the last one that ended: recovery begins there, so it stays */
-    struct tail *tail;          /* recovery.c */
-    int32_t chain;              /* scratch of commit.c: last record bound here, -1 none */
-    struct part *open_part;     /* scratch of commit.c */
+    int64_t noted_settled;      /* segments below it may be compacted once the checkpoint has ended */
+    int64_t settled;
+    int64_t cleaned; /* below it compaction was done */
+    bool compacting, compaction_asked, uncompactable;
+    struct log_partition *compaction_next;
+    struct tail *tail;      /* recovery.c */
+    int32_t chain;          /* scratch of commit.c: last record bound here, -1 none */
+    struct part *open_part; /* scratch of commit.c */
 };
 
 /* ---- topics ---- */
@@ -292,6 +300,14 @@ struct start_move {
     int64_t offset;
 };
 
+/* What the journal says of a swap: segments with bases in [first, upto) are replaced by the one whose files
+ * end in the id. */
+struct swap_record {
+    struct log_partition *p;
+    int64_t first, upto;
+    uint64_t id;
+};
+
 struct commit {
     struct completion done_c;
     struct commit *next;
@@ -304,6 +320,7 @@ struct commit {
     size_t start_count;
     uint64_t *runs; /* added ones, then those dropped, whose files go when it is durable */
     size_t name_count, drop_count;
+    struct swap_record swap;         /* swap.p == NULL: none */
     void (*after)(struct commit *c); /* ours, when durable, before done */
     void *after_arg;
     engine_done *done;
@@ -426,6 +443,42 @@ struct scrub {
     int64_t next_us;      /* when the next piece is due; 0: not yet known */
 };
 
+/* ---- compaction ---- */
+
+enum compaction_phase { COMPACTION_IDLE, COMPACTION_MAP, COMPACTION_COPY, COMPACTION_SWAP };
+enum swap_stage { SWAP_NONE, SWAP_FILES, SWAP_FOLDER, SWAP_RECORD, SWAP_APPLY, SWAP_UNLINK };
+
+struct key;
+
+struct compaction {
+    struct log *log;
+    enum compaction_phase phase;
+    struct log_partition *row; /* waiting for their run */
+    struct log_partition *p;   /* of this run */
+    int64_t now_ms;            /* when it began */
+    int64_t limit;             /* the map ends there at the latest */
+    int64_t next_us;           /* until then it rests */
+    struct batch_filter *filter;
+    struct hf_buf batch, out;
+    struct key *keys;
+    struct hf_arena memory; /* of the keys */
+    size_t key_bytes;
+    int64_t map_end;
+    enum hf_err failed;
+    struct segment *first, *upto; /* the group: [first, upto) */
+    struct segment *at;           /* being read, at pos */
+    uint64_t pos;
+    bool changed;         /* the group's copy is not the group */
+    struct segment *made; /* the new segment */
+    enum swap_stage stage;
+    bool swapping; /* the record is on its way or more: no checkpoint begins */
+    struct env_sync sync[4];
+    size_t waiting;
+    char folder[LOG_PATH];
+    int64_t *old; /* bases of files to be unlinked */
+    size_t old_count;
+};
+
 /* ---- runs ---- */
 
 struct run {
@@ -474,6 +527,7 @@ struct log {
     struct checkpoint checkpoint;
     struct state state;
     struct retention retention;
+    struct compaction compaction;
     struct scrub scrub;
     struct log_partition *dirty;              /* bytes not known to be synced */
     struct log_partition *flush, *flush_last; /* somebody waits for a sync */
@@ -518,7 +572,9 @@ void ids_step(struct log *l);
 
 /* segment.c */
 void segment_path(const struct segment *s, const char *ext, char out[LOG_PATH]);
+struct segment *segment_new(struct log_partition *p, int64_t base);
 struct segment *segment_add(struct log_partition *p, int64_t base);
+HF_CHECK enum hf_err segment_open_new(struct segment *s);
 HF_CHECK enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
                                     struct segment **out);
 HF_CHECK enum hf_err segment_first(struct log_partition *p, struct segment **out);
@@ -539,6 +595,7 @@ struct index_file *index_file_of(struct segment *s, int i); /* index, timeindex,
 void index_path(const struct segment *s, const struct index_file *f, char out[LOG_PATH]);
 void index_add(struct segment *s, const uint8_t *header, const struct batch_info *b, uint64_t pos,
                int64_t base);
+HF_CHECK enum hf_err index_create(struct segment *s);
 HF_CHECK enum hf_err index_flush(struct segment *s);
 void index_seal(struct segment *s);
 struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t n);
@@ -569,6 +626,7 @@ struct manifest {
 };
 void manifest_encode(struct segment *s, uint8_t out[MANIFEST_TRAILER]);
 HF_CHECK enum hf_err manifest_read(struct segment *s, struct manifest *out);
+HF_CHECK enum hf_err manifest_write(struct segment *s);
 void manifest_close(struct segment *s);
 int64_t manifest_missing_from(struct log_partition *p);
 
@@ -626,6 +684,7 @@ void partition_wait(struct log_partition *p, struct pending *w);
 void partition_settle(struct log_partition *p);
 void partition_durable(struct log_partition *p, struct place to);
 HF_CHECK enum hf_err partition_roll(struct log_partition *p); /* whose active segment is not empty */
+void partition_leave(struct log_partition *p, const struct segment *s);
 void partition_start_trim(struct log_partition *p);
 void partition_start_move(struct log_partition *p, int64_t offset);
 void partition_check(struct log_partition *p);
@@ -648,8 +707,8 @@ size_t journal_payload_max(const struct log *l);
 uint64_t journal_next_lsn(const struct journal *j);
 void journal_path(uint32_t slot, char out[LOG_PATH]);
 
-enum { ENTRY_BYTES = 1, ENTRY_CEILING = 2, ENTRY_START = 3 };
-enum { GROUP_HEADER = 64, ENTRY_HEADER = 8, ENTRY_PLACE = 28 };
+enum { ENTRY_BYTES = 1, ENTRY_CEILING = 2, ENTRY_START = 3, ENTRY_SWAP = 4 };
+enum { GROUP_HEADER = 64, ENTRY_HEADER = 8, ENTRY_PLACE = 28, SWAP_BODY = 16 };
 
 /* What a journal file's first sector says. */
 struct journal_head {
@@ -704,7 +763,7 @@ void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_b
 struct facts {
     struct log_uuid id;
     int32_t partition;
-    int64_t start, base, unlisted, next, ceiling, last_time_ms, max_ts, max_ts_offset;
+    int64_t start, base, unlisted, next, ceiling, last_time_ms, max_ts, max_ts_offset, cleaned;
     uint64_t pos, next_sequence;
     uint32_t chain, epoch_count;
     struct index_sum sums[INDEX_FILES];
@@ -740,6 +799,7 @@ HF_CHECK enum hf_err producer_judge(struct log_partition *p, const struct batch_
                                     struct producer_verdict *out);
 HF_CHECK enum hf_err producer_room(struct log_partition *p, int64_t id);
 void producer_took(struct log_partition *p, const struct batch_info *b, int64_t base);
+bool producer_ends_with(struct log_partition *p, const struct batch_info *b); /* it is its last batch */
 void producer_encode(struct log_partition *p, int64_t below, struct hf_buf *out);
 HF_CHECK enum hf_err producer_decode(struct log_partition *p, hf_str bytes);
 void producer_free(struct log_partition *p);
@@ -758,13 +818,35 @@ void state_step(struct log *l);
 HF_CHECK enum hf_err commit_start(struct log *l, const struct engine_commit *c,
                                   void (*after)(struct commit *), void *after_arg, engine_done *done,
                                   void *arg);
+/* A commit of a swap alone; after runs when it is durable. */
+HF_CHECK enum hf_err commit_swap(struct log *l, const struct swap_record *r, void (*after)(struct commit *),
+                                 void *after_arg);
 void commit_apply(struct commit *c); /* its group is synced */
 void commit_move_starts(struct commit *c);
 void commit_finish(struct commit *c); /* everything of that group is applied */
 void commit_free(struct commit *c);
 
+/* compact.c */
+HF_CHECK enum hf_err compaction_consider(struct log *l, struct log_partition *p, int64_t now_ms);
+void compaction_step(struct log *l);
+void compaction_next_group(struct compaction *c);
+void compaction_give_up(struct compaction *c, enum hf_err e);
+int64_t compaction_wait(const struct log *l); /* milliseconds until it has something to do */
+void compaction_forget(struct log *l);
+
+/* swap.c */
+HF_CHECK enum hf_err swap_begin(struct compaction *c);
+HF_CHECK enum hf_err swap_append(struct compaction *c, hf_str bytes);
+void swap_discard(struct compaction *c);
+HF_CHECK enum hf_err swap_go(struct compaction *c);
+void swap_step(struct compaction *c);
+void swap_forget(struct compaction *c);
+bool swap_is_stray(const char *name);
+HF_CHECK enum hf_err swap_again(struct log_partition *p, int64_t first, hf_str body); /* recovery */
+
 /* retention.c */
 void retention_step(struct log *l);
+HF_CHECK enum hf_err retention_known_size(struct log *l, struct segment *s); /* HF_EAGAIN: the next step */
 int64_t retention_wait(struct log *l);
 void retention_forget(struct log *l);
 

@@ -88,25 +88,29 @@ static bool may_close(const struct segment *s) {
     return s->anchors.entries == s->anchors.written;
 }
 
-/* A sync has covered all of a closed segment: its trailer is written, and the next sync covers that. On a
- * full disk it stays away, and is made at the first look of a later start. */
-void manifest_close(struct segment *s) {
+/* The trailer behind the anchors, all of which are written. */
+enum hf_err manifest_write(struct segment *s) {
     struct index_file *f = &s->anchors;
     uint8_t bytes[MANIFEST_TRAILER];
     char path[LOG_PATH];
-    if (!may_close(s)) return;
     manifest_encode(s, bytes);
     index_path(s, f, path);
     enum hf_err e = HF_OK;
     if (!f->file) {
         e = env_open(s->log->env, path, ENV_CREATE, &f->file);
         s->p->dirty_dir = true;
+        partition_mark_dirty(s->p);
     }
     if (!e) e = env_write(f->file, (uint64_t)f->written * ANCHOR_ENTRY, bytes, sizeof bytes);
     if (e && e != HF_ENOSPC) log_fail(s->log, e, path);
-    if (e) return;
-    f->unsynced = s->index_dirty = s->listed = true;
-    partition_mark_dirty(s->p);
+    if (!e) f->unsynced = s->index_dirty = s->listed = true;
+    return e;
+}
+
+/* A sync has covered all of a closed segment: its trailer is written, and the next sync covers that. On a
+ * full disk it stays away, and is made at the first look of a later start. */
+void manifest_close(struct segment *s) {
+    if (may_close(s) && manifest_write(s) == HF_OK) partition_mark_dirty(s->p);
 }
 
 /* The first of the newest closed segments whose trailer is not written yet; the active one if there is none.

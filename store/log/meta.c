@@ -1,6 +1,6 @@
 /* DATA/LOCK and DATA/meta: who serves, and what this folder is.
  *
- *     format=2
+ *     format=3
  *     cluster.id=<22 characters>
  *     node.id=1
  *     crc32c=<8 hex digits over the lines above>
@@ -14,7 +14,7 @@
 
 #include <stdio.h>
 
-enum { FORMAT = 2, META_MAX = 512 };
+enum { FORMAT = 3, META_MAX = 512 };
 
 enum hf_err meta_lock(struct log *l) {
     int64_t pid = 0;

@@ -253,16 +253,21 @@ static void leave(struct place *at, const struct segment *s) {
         *at = (struct place){s->next, 0, s->next->base > at->offset ? s->next->base : at->offset};
 }
 
-/* Segments wholly below the start go; not while a sync of them runs, and not the one where the last
- * checkpoint's facts lie: recovery would look for it. */
+/* A segment leaves the row: no place or hint may mean it any more. */
+void partition_leave(struct log_partition *p, const struct segment *s) {
+    struct place *places[] = {&p->journaled, &p->durable, &p->high, &p->synced};
+    for (size_t i = 0; i < 4; i++) leave(places[i], s);
+    for (size_t i = 0; i < 2; i++)
+        if (p->hint[i].seg == s) p->hint[i] = (struct place){0};
+}
+
+/* Segments wholly below the start go; not while compaction works on them, not while a sync of them runs, and
+ * not the one where the last checkpoint's facts lie: recovery would look for it. */
 void partition_start_trim(struct log_partition *p) {
     while (p->segments->next && p->segments->next->base <= p->start && !p->sync.running) {
         struct segment *s = p->segments;
-        if (s->base >= p->fact_base) break;
-        struct place *places[] = {&p->journaled, &p->durable, &p->high, &p->synced};
-        for (size_t i = 0; i < 4; i++) leave(places[i], s);
-        for (size_t i = 0; i < 2; i++)
-            if (p->hint[i].seg == s) p->hint[i] = (struct place){0};
+        if (s->base >= p->fact_base || p->compacting) break;
+        partition_leave(p, s);
         segment_remove(s, true);
         partition_mark_dirty(p);
     }

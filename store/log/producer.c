@@ -79,6 +79,11 @@ void producer_took(struct log_partition *p, const struct batch_info *b, int64_t 
     if (!x->hh.tbl) free(x); /* no memory: forgotten, as if it had been idle for long */
 }
 
+bool producer_ends_with(struct log_partition *p, const struct batch_info *b) {
+    const struct producer *x = b->producer_id >= 0 ? find(p, b->producer_id) : NULL;
+    return x && x->count > 0 && x->batch[x->count - 1].base == b->base_offset;
+}
+
 /* Only batches below `below` [L16]. */
 void producer_encode(struct log_partition *p, int64_t below, struct hf_buf *out) {
     size_t at = out->n;

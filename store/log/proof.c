@@ -336,11 +336,10 @@ static enum hf_err index_again(struct segment *s, bool known, struct walk *w) {
     enum hf_err e = index_clear(s);
     if (!e) e = walk_begin(w, s, 0, s->size);
     w->gaps = s->gaps > 0 || !known;
-    w->next = w->gaps ? -1 : s->base;
+    w->next = s->base;
     while (!e && !(e = walk_next(w))) {
-        bool first = w->at == 0, ours = w->b.leader_epoch == partition_epoch_at(s->p, w->b.base_offset);
-        if ((first && w->b.base_offset < s->base) || (!known && !ours) ||
-            (s->sealed && s->next && w->next > s->next->base)) {
+        bool ours = w->b.leader_epoch == partition_epoch_at(s->p, w->b.base_offset);
+        if ((!known && !ours) || (s->sealed && s->next && w->next > s->next->base)) {
             w->pos = w->at;
             e = wrong(w, "the batch does not belong here");
             break;
@@ -357,7 +356,7 @@ static enum hf_err conclude(struct segment *s, bool known, bool damaged, const s
     s->listed = false;
     if (s->tracked) {
         if (!known) s->gaps = w->skipped;
-        s->next_offset = w->next >= 0 ? w->next : s->base;
+        s->next_offset = w->next;
         s->timed = true;
         s->index_dirty = true; /* the trailer is to be written */
         partition_mark_dirty(s->p);
@@ -419,6 +418,18 @@ static bool was_whole(const struct segment *s) {
     return s->base < s->p->listed_below;
 }
 
+/* A process before this one may have written index files and manifest without a sync, or its sync may have
+ * failed: they are synced, the trailer is written again, whoever wrote it [L10]. */
+static void settle_files(struct segment *s) {
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        f->unsynced = f->file != NULL;
+    }
+    s->listed = false;
+    s->index_dirty = s->p->dirty_dir = true;
+    partition_mark_dirty(s->p);
+}
+
 static enum hf_err look_at_closed(struct segment *s, uint64_t file_size) {
     struct manifest m;
     unsigned bad;
@@ -436,7 +447,9 @@ static enum hf_err look_at_closed(struct segment *s, uint64_t file_size) {
     s->follows = m.follows;
     e = index_load(s, m.sums, &bad);
     s->stretches = s->anchors.entries + 1;
-    return !e && bad ? proof_remake(s, true, was_whole(s) ? bad : 0) : e;
+    if (!e && bad) return proof_remake(s, true, was_whole(s) ? bad : 0);
+    if (!e && !was_whole(s)) settle_files(s);
+    return e;
 }
 
 /* Whether the files beside a closed segment are still what was written; they are made again if not. */

@@ -23,6 +23,7 @@
 struct tail {
     int64_t *base;
     size_t count, at, cap;
+    bool strays;                    /* files of swaps are there, begun or not ended */
     const struct segment *reserved; /* whose room up to the file's size is there */
 };
 
@@ -41,8 +42,10 @@ static enum hf_err refuse(struct log_partition *p, uint64_t pos, const char *why
 /* ---- files of a partition ---- */
 
 struct listing {
+    struct log_partition *p;
     struct tail all;
     bool failed;
+    enum hf_err e;
 };
 
 static bool list_segment(void *arg, const char *name) {
@@ -50,6 +53,7 @@ static bool list_segment(void *arg, const char *name) {
     struct tail *t = &x->all;
     long long base;
     int n = 0;
+    if (swap_is_stray(name)) t->strays = true;
     if (strlen(name) != 24 || sscanf(name, "%20lld.log%n", &base, &n) != 1 || n != 24) return true;
     if (t->count == t->cap) {
         size_t cap = t->cap ? t->cap * 2 : 16;
@@ -77,6 +81,27 @@ static enum hf_err list_segments(struct log_partition *p, struct tail *out) {
     }
     *out = x.all;
     return HF_OK;
+}
+
+static bool unlink_stray(void *arg, const char *name) {
+    struct listing *x = arg;
+    char folder[LOG_PATH], path[LOG_PATH * 2];
+    if (!swap_is_stray(name)) return true;
+    topic_folder_path(x->p->topic, x->p->number, folder);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    x->e = env_unlink(x->p->log->env, path);
+    x->p->dirty_dir = true;
+    return x->e == HF_OK;
+}
+
+/* Swaps that never happened leave files, which are nobody's [L21]. */
+static enum hf_err unlink_strays(struct log_partition *p) {
+    struct listing x = {.p = p};
+    char folder[LOG_PATH];
+    if (!p->tail->strays) return HF_OK;
+    topic_folder_path(p->topic, p->number, folder);
+    enum hf_err e = env_list(p->log->env, folder, unlink_stray, &x);
+    return e ? e : x.e;
 }
 
 static enum hf_err unlink_left_over(struct log_partition *p, int64_t base) {
@@ -128,17 +153,6 @@ static enum hf_err settle_index(struct segment *s, const struct facts *f) {
     return proof_after_crash(s, f->sums, reserved);
 }
 
-/* The last process may have written it and not synced it, or its sync failed: opening makes it if it is not
- * there, and its trailer is written again whoever wrote it [L10]. */
-static enum hf_err settle_manifest(struct segment *s) {
-    enum hf_err e = segment_open(s);
-    if (e) return e;
-    s->listed = false;
-    s->index_dirty = s->p->dirty_dir = true;
-    partition_mark_dirty(s->p);
-    return HF_OK;
-}
-
 static enum hf_err load_partition(struct log_partition *p, const struct facts *f, bool clean) {
     bool ours;
     enum hf_err e = topic_folder_is(p, &ours);
@@ -157,7 +171,8 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
     e = segment_open(s);
     if (!e) e = settle_index(s, f);
     for (s = p->segments; !e && s->sealed; s = s->next)
-        if (s->base >= f->unlisted) e = settle_manifest(s);
+        if (s->base >= f->unlisted)
+            e = segment_open(s); /* whose first look makes or writes its manifest again */
     return e;
 }
 
@@ -302,6 +317,7 @@ static enum hf_err replay_entry(void *arg, const struct replay_entry *x) {
     case ENTRY_START:
         if (x->offset > p->start) p->start = x->offset;
         return HF_OK;
+    case ENTRY_SWAP: return swap_again(p, x->offset, hf_str_make(x->bytes, x->n));
     default: return HF_EUNSUPPORTED;
     }
 }
@@ -329,7 +345,7 @@ static enum hf_err finish_partition(struct log_partition *p) {
     enum hf_err e = scan(p, INT64_MAX);
     if (e != HF_EEND) return e;
     struct tail *t = p->tail;
-    for (e = HF_OK; !e && t->at < t->count; t->at++) e = unlink_left_over(p, t->base[t->at]);
+    for (e = unlink_strays(p); !e && t->at < t->count; t->at++) e = unlink_left_over(p, t->base[t->at]);
     struct segment *s = partition_active(p);
     if (!e && !hf_mutate(10)) e = segment_trim(s);
     sync_again(s);

@@ -27,8 +27,7 @@ enum {
 
 /* ---- segments ---- */
 
-/* HF_EAGAIN: comes again with the next step. */
-static enum hf_err known_size(struct log *l, struct segment *s) {
+enum hf_err retention_known_size(struct log *l, struct segment *s) {
     if (s->sized) return HF_OK;
     if (l->retention.budget <= 0) return HF_EAGAIN;
     l->retention.budget -= OPENING;
@@ -63,7 +62,7 @@ static enum hf_err scan_times(struct log *l, struct segment *s) {
 /* Whether all records of a segment are older than the topic keeps them. */
 static enum hf_err expired(struct log *l, struct segment *s, int64_t now_ms, bool *out) {
     int64_t keep_ms = s->p->topic->config.settings.value[LOG_RETENTION_MS];
-    enum hf_err e = known_size(l, s);
+    enum hf_err e = retention_known_size(l, s);
     *out = !e && s->size == 0;
     if (e || *out || keep_ms < 0 || s->max_ts < 0 || now_ms - s->max_ts <= keep_ms) return e;
     if (!s->timed) e = scan_times(l, s);
@@ -74,7 +73,7 @@ static enum hf_err expired(struct log *l, struct segment *s, int64_t now_ms, boo
 static enum hf_err total_size(struct log *l, struct log_partition *p, int64_t *out) {
     *out = 0;
     for (struct segment *s = p->segments; s; s = s->next) {
-        enum hf_err e = known_size(l, s);
+        enum hf_err e = retention_known_size(l, s);
         if (e) return e;
         *out += (int64_t)s->size;
     }
@@ -176,8 +175,9 @@ static bool look_at(struct log *l, struct log_partition *p, int64_t now_ms, stru
     int64_t offset;
     if (p->gone || p->topic->phase != TOPIC_LIVE) return true;
     roll_if_due(l, p, now_ms);
-    if (!deletes(p)) return true;
-    enum hf_err e = wanted_start(l, p, now_ms, &offset);
+    enum hf_err e = compaction_consider(l, p, now_ms);
+    if (!e && !deletes(p)) return true;
+    if (!e) e = wanted_start(l, p, now_ms, &offset);
     if (e == HF_EAGAIN) return false;
     if (e)
         env_log(l->env, ENV_WARN, "retention_put_off", "topic=%s partition=%d reason=\"%s\"", p->topic->name,

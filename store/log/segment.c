@@ -27,11 +27,12 @@ void segment_path(const struct segment *s, const char *ext, char out[LOG_PATH]) 
     char folder[LOG_PATH];
     topic_folder_path(s->p->topic, s->p->number, folder);
     int n = snprintf(out, LOG_PATH, "%s/%020lld.%s", folder, (long long)s->base, ext);
+    if (s->swap) n += snprintf(out + n, LOG_PATH - (size_t)n, ".%016llx.swap", (unsigned long long)s->swap);
     assert(n > 0 && n < LOG_PATH);
 }
 
-/* An object for a file that is there, or will be; keeps the partition's row ascending. */
-struct segment *segment_add(struct log_partition *p, int64_t base) {
+/* An object in nobody's row. */
+struct segment *segment_new(struct log_partition *p, int64_t base) {
     struct segment *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->p = p;
@@ -43,9 +44,16 @@ struct segment *segment_add(struct log_partition *p, int64_t base) {
     s->since_us = env_mono_us(p->log->env);
     s->follows = -1;
     s->step = LOG_ALLOC_MIN;
+    p->log->stats.segments++;
+    return s;
+}
+
+/* An object for a file that is there, or will be; keeps the partition's row ascending. */
+struct segment *segment_add(struct log_partition *p, int64_t base) {
+    struct segment *s = segment_new(p, base);
+    if (!s) return NULL;
     assert(!p->segments || p->segments->prev->base < base);
     DL_APPEND(p->segments, s);
-    p->log->stats.segments++;
     return s;
 }
 
@@ -206,6 +214,16 @@ enum hf_err segment_create(struct log_partition *p, int64_t base, uint64_t room,
     partition_mark_dirty(p);
     *out = s;
     return HF_OK;
+}
+
+/* An empty file for a segment that is written in one go (swap.c). */
+enum hf_err segment_open_new(struct segment *s) {
+    char path[LOG_PATH];
+    segment_path(s, "log", path);
+    struct hf_file *f;
+    enum hf_err e = env_open(s->log->env, path, ENV_CREATE, &f);
+    if (!e) opened(s, f);
+    return e;
 }
 
 /* The first segment of a partition that is being made: an empty file, which takes no space yet. Its name is

@@ -38,6 +38,9 @@ const struct log_setting_info log_setting_infos[LOG_SETTINGS] = {
     [LOG_TIMESTAMP_TYPE] = {"message.timestamp.type", LOG_KIND_TIMESTAMP, 0, 1, 0, false,
                             "CreateTime or LogAppendTime",
                             "whose time a record has: its producer's or the log's"},
+    [LOG_COMPACTION_LAG] = {"min.compaction.lag.ms", LOG_KIND_MS, 0, INT64_MAX, 0, false,
+                            "0 and more milliseconds",
+                            "how old a record is at least before compaction takes it for a later one"},
 };
 
 enum hf_err log_setting_find(hf_str name, enum log_setting *out) {

@@ -24,6 +24,7 @@ enum log_setting {
     LOG_DIRTY_RATIO,      /* min.cleanable.dirty.ratio, in parts per million */
     LOG_MESSAGE_MAX,      /* max.message.bytes: of one batch */
     LOG_TIMESTAMP_TYPE,   /* message.timestamp.type: 0 CreateTime, 1 LogAppendTime */
+    LOG_COMPACTION_LAG,   /* min.compaction.lag.ms: how old a record is before compaction may take it */
     LOG_SETTINGS
 };
 

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { VERSION = 1, SNAPSHOT_VERSION = 2, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
+enum { VERSION = 1, SNAPSHOT_VERSION = 3, SNAPSHOT_HEAD = 20, SNAPSHOT_MAX = 1 << 30 };
 
 void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]) {
     memset(out, 0, HF_SECTOR);
@@ -94,6 +94,12 @@ enum hf_err superblock_read(struct log *l, struct superblock *out) {
 
 /* ---- snapshots ---- */
 
+/* Of segments below it recovery opens none before it has replayed the journal: compaction may change them. */
+static int64_t settled_below(struct log_partition *p, const struct segment *at) {
+    int64_t unlisted = manifest_missing_from(p);
+    return unlisted < at->base ? unlisted : at->base;
+}
+
 static void encode_partition(struct log_partition *p, bool clean, struct hf_buf *out) {
     struct place at = partition_applied(p);
     size_t from = out->n;
@@ -110,7 +116,9 @@ static void encode_partition(struct log_partition *p, bool clean, struct hf_buf 
     hf_buf_be64(out, p->topic->next_sequence);
     hf_buf_be64(out, (uint64_t)at.seg->max_ts);
     hf_buf_be64(out, (uint64_t)at.seg->max_ts_offset);
-    hf_buf_be64(out, (uint64_t)manifest_missing_from(p));
+    p->noted_settled = settled_below(p, at.seg);
+    hf_buf_be64(out, (uint64_t)p->listed_below);
+    hf_buf_be64(out, (uint64_t)p->cleaned);
     hf_buf_be32(out, p->parts ? p->parts->chain : at.seg->chain);
     for (int i = 0; i < INDEX_FILES; i++) {
         struct index_file *file = index_file_of(at.seg, i);
@@ -208,6 +216,7 @@ static void decode_facts(struct hf_reader *r, struct facts *f) {
     f->max_ts = (int64_t)hf_read_be64(&x);
     f->max_ts_offset = (int64_t)hf_read_be64(&x);
     f->unlisted = (int64_t)hf_read_be64(&x);
+    f->cleaned = (int64_t)hf_read_be64(&x);
     f->chain = hf_read_be32(&x);
     for (int i = 0; i < INDEX_FILES; i++) {
         f->sums[i].entries = hf_read_be32(&x);
@@ -236,6 +245,7 @@ enum hf_err snapshot_each(struct log *l, const struct hf_buf *snapshot,
 /* All but the segments. */
 enum hf_err facts_apply(struct log_partition *p, const struct facts *f) {
     p->start = f->start;
+    p->cleaned = f->cleaned;
     p->ceiling = p->ceiling_asked = f->ceiling;
     p->last_time_ms = f->last_time_ms;
     if (f->last_time_ms > p->topic->last_time_ms) p->topic->last_time_ms = f->last_time_ms;

@@ -86,6 +86,31 @@ static void a_whole_batch_may_enter_a_plain_topic(void **state) {
     assert_int_equal(check_records("plain", "hf-due=nonsense\nx=y"), HF_OK);
 }
 
+static void a_compacted_topic_takes_no_record_without_key(void **state) {
+    (void)state;
+    struct door_target target = to("table");
+    target.keyed = true;
+    hf_str b = batch_of("x=y\nx=y");
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_OK);
+    assert_int_equal(batch_builder_add(&builder, (hf_str){0}, HF_STR("v"), NULL, 0), HF_OK);
+    assert_int_equal(batch_builder_finish(&builder, &b), HF_OK);
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_EINVAL);
+    assert_int_equal(no.error, KAFKA_INVALID_RECORD);
+    assert_int_equal(no.record, 2);
+    assert_string_equal(no.header, "key");
+    assert_int_equal(check("plain", b.p, b.n), HF_OK);
+}
+
+static void the_mark_of_compaction_is_not_a_producers(void **state) {
+    (void)state;
+    hf_str b = batch_of("x=y");
+    uint8_t *p = (uint8_t *)(uintptr_t)b.p;
+    p[22] |= BATCH_ATTR_HORIZON;
+    reseal(p, b.n);
+    assert_int_equal(check("plain", p, b.n), HF_EINVAL);
+    assert_int_equal(no.error, KAFKA_INVALID_RECORD);
+}
+
 static void what_is_no_batch_is_refused(void **state) {
     (void)state;
     hf_str b = batch_of("a=b");
@@ -222,6 +247,8 @@ static void a_bomb_is_refused_at_the_limit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_batch_may_enter_a_plain_topic),
+        cmocka_unit_test(a_compacted_topic_takes_no_record_without_key),
+        cmocka_unit_test(the_mark_of_compaction_is_not_a_producers),
         cmocka_unit_test(what_is_no_batch_is_refused),
         cmocka_unit_test(transactional_batches_are_refused_by_name),
         cmocka_unit_test(codecs_are_checked_against_the_version),

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """What topics keep, seen by other people's clients: settings, DeleteRecords, retention by time and size, readers in the
-middle of what goes, compaction.
+middle of what goes.
 
     keeping.py BINARY FOLDER_OF_FETCHED_CLIENTS [test ...]
 """

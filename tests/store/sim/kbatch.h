@@ -17,13 +17,18 @@ struct kproducer {
 /* The value of record `index` of message `id`; returns its length, at least 12. */
 size_t kvalue(uint32_t id, uint32_t index, uint8_t out[KVALUE_MAX]);
 
+/* The key of every such record, one of seven; and whether it has no value where that is allowed. */
+char kkey(uint32_t id, uint32_t index);
+bool kdeletes(uint32_t id, uint32_t index);
+
 /* The timestamp of every record of message `id`. */
 static inline int64_t kbatch_time(uint32_t id) {
     return INT64_C(1767225600000) + id * INT64_C(7919) % 1000;
 }
 
 /* The whole batch of message `id` with `count` records; returns its length. */
-size_t kbatch_make(uint32_t id, uint32_t count, const struct kproducer *producer, uint8_t out[KBATCH_MAX]);
+size_t kbatch_make(uint32_t id, uint32_t count, const struct kproducer *producer, bool deletes,
+                   uint8_t out[KBATCH_MAX]);
 
 struct krecord {
     int64_t offset;
@@ -33,6 +38,9 @@ struct krecord {
 /* Reads one batch at p: calls fn for each record whose value is what kvalue says, in order. Returns the
  * bytes of the batch; 0 if it is cut short, damaged, or holds something else. */
 size_t kbatch_read(const uint8_t *p, size_t n, bool (*fn)(void *arg, const struct krecord *r), void *arg);
+
+/* Records it holds: fewer than offsets after compaction. */
+int32_t kbatch_count(const uint8_t *p);
 
 /* Offsets that a batch at p takes: [*base, *base + *count); false if it has none whole. */
 bool kbatch_span(const uint8_t *p, size_t n, int64_t *base, int32_t *count);

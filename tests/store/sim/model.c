@@ -31,6 +31,9 @@ struct message *model_message(struct model *m, int topic, int partition, uint32_
     if (m->message_count == MESSAGES_MAX) return NULL;
     bool timed = m->topics[topic].append_time || m->topics[topic].internal;
     struct message *x = &m->messages[m->message_count++];
+    /* A deletion that is gone was either compacted or lost: so that this can be told, it is never lost. */
+    for (uint32_t i = 0; i < count && m->topics[topic].compacted; i++)
+        wants_durable = wants_durable || kdeletes(m->message_count, i);
     *x = (struct message){
         .id = m->message_count,
         .topic = topic,
@@ -162,7 +165,11 @@ int64_t model_offset_at(const struct model *m, int topic, int partition, int64_t
         const struct message *x = &m->messages[i];
         if (x->topic != topic || x->partition != partition || !alive(m, x) || !x->found) continue;
         if (x->time_ms < 0) return -2;
-        int64_t start = m->topics[topic].released[partition], at = x->base < start ? start : x->base;
+        int64_t start = m->topics[topic].released[partition];
+        uint32_t left = x->found; /* of its records, those from the start on */
+        while (left && x->base + __builtin_ctz(left) < start) left &= left - 1;
+        if (!left) continue;
+        int64_t at = x->base + __builtin_ctz(left);
         if (x->time_ms >= ms && (first < 0 || at < first)) first = at;
     }
     return first;
@@ -268,15 +275,47 @@ static int64_t low_water(const struct model *m, int topic, int partition) {
 /* Bytes of messages behind this one, at least those that were ever known to be there; records are small, so a
  * batch has some hundred bytes. */
 static int64_t bytes_behind(const struct model *m, const struct message *x) {
+    const struct model_topic *t = &m->topics[x->topic];
     int64_t n = 0;
     for (uint32_t i = 0; i < m->message_count; i++) {
         const struct message *y = &m->messages[i];
         uint8_t batch[KBATCH_MAX];
         if (!same_partition(x, y) || y == x || y->fate == FATE_REFUSED) continue;
         if (y->base >= 0 && y->base < x->base) continue;
-        n += (int64_t)kbatch_make(y->id, y->count, &y->producer, batch);
+        n += (int64_t)kbatch_make(y->id, y->count, &y->producer, t->compacted, batch);
     }
     return n;
+}
+
+static bool deletes(const struct message *x, uint32_t i) {
+    return x->commit < 0 && kdeletes(x->id, i);
+}
+
+enum later { LATER_FOUND, LATER_ANY, LATER_DELETES, LATER_SURELY_DELETES };
+
+/* Whether there is a record of that key behind the offset: found; or not found, one that deletes it and may
+ * itself have gone; or one of those that must have been there; or any that was there once. */
+static bool later_record(const struct model *m, const struct message *x, uint32_t i, enum later what) {
+    for (uint32_t k = 0; k < m->message_count; k++) {
+        const struct message *y = &m->messages[k];
+        if (!same_partition(x, y) || y->base < 0 || y->base + y->count <= x->base + i) continue;
+        if (y->fate == FATE_LOST || y->fate == FATE_REFUSED) continue;
+        for (uint32_t j = 0; j < y->count; j++) {
+            if (kkey(y->id, j) != kkey(x->id, i)) continue;
+            int64_t ahead = y->base + j - (x->base + i);
+            if (ahead > 0 && (y->found & 1u << j || what == LATER_ANY)) return true;
+            if (what == LATER_DELETES && ahead >= 0 && deletes(y, j)) return true;
+            if (what == LATER_SURELY_DELETES && ahead > 0 && deletes(y, j) && y->durable) return true;
+        }
+    }
+    return false;
+}
+
+/* Compaction may have taken all of it by now. */
+static bool may_be_compacted(const struct model *m, const struct message *x) {
+    for (uint32_t i = 0; i < x->count; i++)
+        if (!deletes(x, i) && !later_record(m, x, i, LATER_ANY)) return false;
+    return m->topics[x->topic].compacted;
 }
 
 /* Whether the topic's retention, as it ever was, lets a message go. Bytes count whole segments. */
@@ -295,7 +334,7 @@ void model_start_is(struct model *m, int topic, int partition, int64_t start) {
     for (uint32_t i = 0; i < m->message_count && start > low; i++) {
         const struct message *x = &m->messages[i];
         if (x->topic != topic || x->partition != partition || !alive(m, x) || x->base < low) continue;
-        if (x->base < start && !retention_allows(m, x))
+        if (x->base < start && !retention_allows(m, x) && !may_be_compacted(m, x))
             model_broken(m, "M14", "%s-%d starts at %lld, needed from %lld, where message %u is", t->name,
                          partition, (long long)start, (long long)x->base, x->id);
     }
@@ -321,6 +360,8 @@ void model_sweep_record(struct model *m, int topic, int partition, const struct 
     struct message *x = known(m, topic, partition, r);
     if (!x) return;
     if (x->found & 1u << r->index) model_broken(m, "M3", "message %u is there twice", x->id);
+    if (x->compacted & 1u << r->index)
+        model_broken(m, "M16", "record %u of message %u came back", r->index, x->id);
     x->found |= 1u << r->index;
 }
 
@@ -331,6 +372,27 @@ static bool whole(const struct message *x) {
 /* Its records may be gone because a commit said that nobody needs them. */
 static bool released(const struct model *m, const struct message *x) {
     return (x->base >= 0 ? x->base : x->floor) < low_water(m, x->topic, x->partition);
+}
+
+/* M16: its missing records went for later ones. */
+static bool compaction_took(struct model *m, struct message *x) {
+    if (!m->topics[x->topic].compacted) return false;
+    if (x->base < 0 && !(x->durable && x->commit >= 0)) return false; /* a commit's that nobody saw in time */
+    for (uint32_t i = 0; x->base >= 0 && i < x->count; i++)
+        if (!(x->found & 1u << i) && !later_record(m, x, i, LATER_DELETES)) return false;
+    x->compacted = ~x->found & ((1u << x->count) - 1);
+    return true;
+}
+
+/* M16: a value is there, and the record that deletes it, behind it, is not, nor anything later. */
+static void no_revival(struct model *m, const struct message *x) {
+    if (!m->topics[x->topic].compacted || !alive(m, x) || x->base < 0) return;
+    for (uint32_t i = 0; i < x->count; i++) {
+        if (!(x->found & 1u << i) || deletes(x, i) || later_record(m, x, i, LATER_FOUND)) continue;
+        if (later_record(m, x, i, LATER_SURELY_DELETES))
+            model_broken(m, "M16", "key %c of record %u of message %u was deleted and has a value again",
+                         kkey(x->id, i), i, x->id);
+    }
 }
 
 /* M5: nothing that is there lies above something lost. */
@@ -344,25 +406,25 @@ static void no_hole(struct model *m, const struct message *lost) {
     }
 }
 
-static void lose(struct model *m, struct message *x) {
-    if (x->base >= 0) {
-        no_hole(m, x);
-        if (m->burnt_count < BURNT_MAX)
-            m->burnt[m->burnt_count++] =
-                (struct burnt){x->topic, x->partition, x->generation, x->base, x->count, x->id};
-    }
+static void burn(struct model *m, struct message *x) {
+    if (x->base >= 0 && m->burnt_count < BURNT_MAX)
+        m->burnt[m->burnt_count++] =
+            (struct burnt){x->topic, x->partition, x->generation, x->base, x->count, x->id};
     x->fate = FATE_LOST;
     x->base = -1;
     x->durable = x->expected = x->seen = false;
 }
 
+static void lose(struct model *m, struct message *x) {
+    if (x->base >= 0) no_hole(m, x);
+    burn(m, x);
+}
+
 /* Nobody can look whether a message below the start survived. If it may be lost, so may be the memory of its
  * producer's sequence: sent again it would get another offset. */
-static void forget_released(const struct model *m, struct message *x, bool power) {
+static void forget_released(struct model *m, struct message *x, bool power) {
     if (x->found || x->durable || x->commit >= 0 || (!power && !m->syncs_failed)) return;
-    x->fate = FATE_LOST;
-    x->base = -1;
-    x->expected = x->seen = false;
+    burn(m, x);
 }
 
 /* M1, M2 for one message; unknown ones are decided. */
@@ -370,6 +432,11 @@ static void settle_message(struct model *m, struct message *x, bool power) {
     if (!alive(m, x) || x->fate == FATE_REFUSED || x->fate == FATE_LOST) return;
     if (released(m, x)) {
         forget_released(m, x, power);
+        return;
+    }
+    if (!whole(x) && compaction_took(m, x)) {
+        if (x->fate == FATE_UNKNOWN) x->fate = FATE_KEPT;
+        x->durable = x->expected = true;
         return;
     }
     if (x->found && !whole(x)) {
@@ -404,7 +471,7 @@ static enum traces commit_traces(struct model *m, const struct model_commit *c, 
     enum traces t = run_traces(c, value_of, arg);
     for (uint32_t i = 0; i < c->count; i++) {
         const struct message *x = &m->messages[c->first + i];
-        if (!alive(m, x) || released(m, x)) continue;
+        if (!alive(m, x) || released(m, x) || (m->topics[x->topic].compacted && !whole(x))) continue;
         enum traces now = whole(x) ? TRACE_DONE : TRACE_NOT;
         if (t != TRACE_NONE && t != now)
             model_broken(m, "M6", "commit %d is there in part: message %u is %s", (int)(c - m->commits),
@@ -473,6 +540,7 @@ void model_sweep_end(struct model *m, bool power, model_value_of *value_of, void
     /* What was asked for and not answered has moved the starts, which are known now, or never happened. */
     for (int t = 0; t < TOPICS; t++) memset(m->topics[t].asked, 0, sizeof m->topics[t].asked);
     if (!m->broken) settle_commits(m, value_of, arg);
+    for (uint32_t i = 0; i < m->message_count && !m->broken; i++) no_revival(m, &m->messages[i]);
     for (uint32_t i = 0; i < m->message_count && !m->broken; i++) settle_message(m, &m->messages[i], power);
     m->syncs_failed = false;
 }

@@ -18,6 +18,8 @@
  *   M14  the start of a partition never goes back; what is below it was deleted by a client, or is what the
  *        topic's retention let go
  *   M15  a topic's settings are those of the last change that was answered, or of a later one
+ *   M16  compaction takes a record only for a later one with its key, that is there, or deletes the key; what
+ *        it took never comes back; a deletion goes only after what it deletes
  *   M13  leader epochs rise along offsets and are listed; look-ups by time give the first such record
  *
  * M0 is everything else: a store that does not open, or fails without a fault. */
@@ -27,7 +29,7 @@
 #include "kbatch.h"
 
 enum {
-    TOPICS = 4,
+    TOPICS = 5,
     PARTITIONS = 2, /* of one topic, at most */
     MESSAGES_MAX = 8192,
     COMMITS_MAX = 2048,
@@ -58,8 +60,9 @@ struct message {
     int64_t base;  /* -1: not known */
     int64_t floor; /* base is at least this */
     uint32_t count;
-    uint32_t found; /* records seen in the present sweep */
-    int32_t commit; /* -1: none */
+    uint32_t compacted; /* records that compaction took */
+    uint32_t found;     /* records seen in the present sweep */
+    int32_t commit;     /* -1: none */
     struct kproducer producer;
     int64_t time_ms;   /* of its records; -1: the log's choice */
     uint64_t sequence; /* order of acceptance of its first record; 0: not known */
@@ -69,7 +72,7 @@ enum topic_phase { TOPIC_NONE, TOPIC_CREATING, TOPIC_LIVE, TOPIC_DELETING };
 
 struct model_topic {
     char name[32];
-    bool internal, append_time;
+    bool internal, append_time, compacted;
     int partitions;
     enum topic_phase phase;
     bool unsure; /* a crash came before the answer to create or delete */

@@ -48,6 +48,7 @@ const char *const run_points[] = {
     "checkpoint.superblock_synced",
     "checkpoint.ended",
     "commit.part_applied",
+    "compaction.ended",
     "journal.file_begun",
     "journal.written",
     "journal.synced",
@@ -61,6 +62,10 @@ const char *const run_points[] = {
     "segment.created",
     "segment.rolled",
     "store.made",
+    "swap.applied",
+    "swap.ended",
+    "swap.recorded",
+    "swap.renamed",
     "topic.altered",
     "topic.deleted",
     "topic.folders_synced",
@@ -73,9 +78,22 @@ static const char *draw_point(struct run *r) {
     return run_points[run_below(r, n)];
 }
 
+/* Compaction comes by seldom: where much is written to its topic, it is struck more often. */
+static bool arm_compaction(struct run *r, enum hf_sim_crash kind) {
+    static const char *const points[] = {"swap.recorded", "swap.renamed", "swap.applied", "swap.ended",
+                                         "compaction.ended"};
+    if (!r->keyed || !run_one_in(r, 3)) return false;
+    hf_sim_crash_at_point(r->sim, points[run_below(r, 5)], 1 + run_below(r, 3), kind);
+    return true;
+}
+
 static void arm(struct run *r) {
     enum hf_sim_crash kind = (enum hf_sim_crash)run_below(r, HF_SIM_CRASH_KINDS);
     static const uint64_t within[] = {30, 200, 800, 2000};
+    if (arm_compaction(r, kind)) {
+        arm_fault(r);
+        return;
+    }
     if (run_one_in(r, 4))
         hf_sim_crash_at_point(r->sim, draw_point(r), 1 + run_below(r, 6), kind);
     else
@@ -179,6 +197,9 @@ static void live(struct run *r, struct run_totals *totals) {
             break;
         }
         if (left-- == 0) {
+            struct log_stats stats;
+            log_stats(r->log, &stats);
+            totals->compactions += stats.compactions;
             stop_cleanly(r, totals);
             break;
         }
@@ -201,6 +222,7 @@ static void damaged(void *arg, const struct log_damage *d) {
 static void draw_options(struct run *r) {
     static const uint64_t segments[] = {2048, 8192, 65536};
     static const uint64_t journals[] = {64 << 10, 64 << 10, 128 << 10};
+    r->keyed = run_one_in(r, 3);
     r->options = (struct log_options){
         .default_partitions = 1,
         .segment_bytes = segments[run_below(r, 3)],
@@ -208,12 +230,13 @@ static void draw_options(struct run *r) {
         .journal_file_bytes = journals[run_below(r, 3)],
         .checkpoint_bytes = (uint64_t)8192 << run_below(r, 4),
         .reserve_bytes = 16 << 10,
-        .retention_check_ms = 1 + (int64_t)run_below(r, 50),
+        .retention_check_ms = 1 + (int64_t)run_below(r, r->keyed ? 5 : 50),
         .anchor_bytes = 512,
         .scrub_interval_ms = 1 + (int64_t)run_below(r, 20),
         .scrub_bytes_s = 16 << 20,
         .damaged = damaged,
         .damaged_arg = r,
+        .compaction_bytes = (size_t)100 << run_below(r, 8),
     };
     log_settings_put(&r->options.settings, LOG_RETENTION_MS, -1);
     log_settings_put(&r->options.settings, LOG_SEGMENT_MS, 3600000);

@@ -66,6 +66,7 @@ struct run {
     bool verbose;
     bool power;   /* power was lost since the last look at everything */
     bool faulted; /* a fault struck before this life's own was armed */
+    bool keyed;   /* much goes to the compacted topic */
     bool full;    /* the disk's capacity was cut */
     bool calm;    /* no faults but those that the caller asks for */
     bool swept;   /* the caller's fault strikes in this life, in its start too */
@@ -74,8 +75,8 @@ struct run {
 /* What happened over all seeds, to see that the workload reaches what it should. */
 struct run_totals {
     uint64_t seeds, operations, crashes, power_losses, recoveries_crashed, messages, commits, reads, records,
-        duplicates, resent, topics_created, topics_deleted, altered, starts_moved, clean_stops, failures,
-        checkpoints, lost, refused;
+        duplicates, resent, topics_created, topics_deleted, altered, starts_moved, compactions, clean_stops,
+        failures, checkpoints, lost, refused;
 };
 
 extern const char *const run_points[]; /* NULL-terminated */

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { LAZY_TOPIC = 3 };
+enum { LAZY_TOPIC = 3, KEYED_TOPIC = 4 };
 
 static hf_str topic_name(struct run *r, int topic) {
     return hf_str_of(r->model->topics[topic].name);
@@ -22,7 +22,7 @@ static struct attempt *attempt(struct run *r) {
  * asks for durability, one topic is kept free of commits and producers too: their syncs would cover its
  * bytes. */
 static bool draw_partition(struct run *r, bool lazy, int *topic, int *partition) {
-    *topic = (int)run_below(r, TOPICS);
+    *topic = r->keyed && run_one_in(r, 2) ? KEYED_TOPIC : (int)run_below(r, TOPICS);
     const struct model_topic *t = &r->model->topics[*topic];
     if (t->phase != TOPIC_LIVE) return false;
     if (!lazy && r->durable_in_ten == 0 && *topic == LAZY_TOPIC) return false;
@@ -58,11 +58,12 @@ static enum hf_err send(struct run *r, struct message *x, bool durable, struct p
     struct attempt *a = attempt(r);
     struct log_partition *p = log_partition(r->log, topic_name(r, x->topic), x->partition);
     if (!a || !p) return HF_EAGAIN;
+    durable = durable || x->wants_durable;
     x->floor = end_of(p);
     a->message = x;
-    a->durable = durable || x->wants_durable;
+    a->durable = durable;
     a->producer = producer;
-    size_t n = kbatch_make(x->id, x->count, &x->producer, batch);
+    size_t n = kbatch_make(x->id, x->count, &x->producer, r->model->topics[x->topic].compacted, batch);
     enum fate before = x->fate;
     x->fate = FATE_WAITING;
     enum hf_err e = log_append(r->log, p, batch, n, durable ? LOG_ACK_DURABLE : LOG_ACK_WRITTEN, appended, a);
@@ -192,7 +193,7 @@ struct commit_made {
     struct engine_low_water low;
     uint64_t added, dropped;
     uint8_t values[4][KVALUE_MAX], value[256];
-    char keys[STATE_KEYS + 1][8];
+    char keys[STATE_KEYS + 1][8], out_keys[4];
 };
 
 static void committed(void *arg, enum hf_err e) {
@@ -221,8 +222,10 @@ static void commit_outs(struct run *r, struct model_commit *c, struct commit_mad
         if (p) x->floor = end_of(p);
         size_t k = c->count++;
         size_t size = kvalue(x->id, 0, made->values[k]);
+        made->out_keys[k] = kkey(x->id, 0);
         made->outs[k] = (struct engine_out){.topic = topic_name(r, topic),
                                             .partition = partition,
+                                            .key = hf_str_make(&made->out_keys[k], 1),
                                             .value = hf_str_make(made->values[k], size)};
     }
     out->outs = made->outs;
@@ -378,6 +381,9 @@ static void create_topic(struct run *r, int topic, struct run_totals *totals) {
     a->topic = topic;
     struct log_topic_config config = {.partitions = t->partitions, .internal = t->internal};
     if (t->append_time) log_settings_put(&config.settings, LOG_TIMESTAMP_TYPE, 1);
+    if (t->compacted) log_settings_put(&config.settings, LOG_CLEANUP_POLICY, LOG_CLEANUP_COMPACT);
+    if (t->compacted) log_settings_put(&config.settings, LOG_DIRTY_RATIO, 1);
+    if (t->compacted) log_settings_put(&config.settings, LOG_SEGMENT_BYTES, (int64_t)1024 << run_below(r, 3));
     t->phase = TOPIC_CREATING;
     t->generation++;
     memset(t->released, 0, sizeof t->released);
@@ -478,6 +484,11 @@ static void alter_topic(struct run *r, struct run_totals *totals) {
     log_settings_put(&s, LOG_DELETE_RETENTION, a->number);
     draw_settings(r, t, &s);
     if (t->append_time) log_settings_put(&s, LOG_TIMESTAMP_TYPE, 1); /* the model knows one kind of time */
+    if (t->compacted) {
+        bool both = run_one_in(r, 8);
+        log_settings_put(&s, LOG_CLEANUP_POLICY, LOG_CLEANUP_COMPACT | (both ? LOG_CLEANUP_DELETE : 0));
+        log_settings_put(&s, LOG_DIRTY_RATIO, (int64_t)run_below(r, 1000000));
+    }
     t->alter_asked = a->number;
     enum hf_err e = log_topic_alter(r->log, topic_name(r, topic), &s, altered, a);
     run_note(r, "alter %s, change %lld, keep %lld ms %lld bytes: %s", t->name, (long long)a->number,
@@ -552,6 +563,11 @@ static void release_pin(struct run *r) {
 
 /* ---- time and the disk ---- */
 
+static void note_wall(struct run *r) {
+    int64_t now_ms = env_wall_ms(r->env);
+    if (now_ms > r->model->wall_max_ms) r->model->wall_max_ms = now_ms;
+}
+
 static void pass_time(struct run *r) {
     int64_t next = hf_sim_next_us(r->sim);
     if (run_one_in(r, 60))
@@ -562,9 +578,16 @@ static void pass_time(struct run *r) {
         hf_sim_advance(r->sim, (int64_t)run_below(r, 2000));
     if (run_one_in(r, 100))
         hf_sim_set_wall(r->sim, env_wall_ms(r->env) + (int64_t)run_below(r, 20000) - 10000);
+    note_wall(r);
     env_poll(r->env);
     if (run_one_in(r, 4)) return; /* completions and step need not come together */
     (void)log_step(r->log);
+}
+
+/* Compaction takes many steps. */
+static void pass_much_time(struct run *r) {
+    for (uint64_t n = run_below(r, 60); n > 0 && !hf_sim_dead(r->sim) && !log_failed(r->log); n--)
+        pass_time(r);
 }
 
 static void fill_or_free_disk(struct run *r) {
@@ -586,6 +609,7 @@ void work_start(struct run *r) {
         {.name = "timed.topic", .partitions = 1, .append_time = true},
         {.name = "holdfast.moves", .partitions = 2, .internal = true},
         {.name = "other", .partitions = 1},
+        {.name = "keyed", .partitions = 1, .compacted = true},
     };
     static const uint64_t durable_in_ten[] = {0, 1, 5, 9};
     memcpy(r->model->topics, topics, sizeof topics);
@@ -621,11 +645,12 @@ void work_step(struct run *r, struct run_totals *totals) {
         alter_topic(r, totals);
     else if (what < 66)
         delete_records(r, totals);
+    else if (r->keyed && what < 69)
+        pass_much_time(r);
     else
         pass_time(r);
     r->operations += what < 66;
-    int64_t now_ms = env_wall_ms(r->env);
-    if (now_ms > r->model->wall_max_ms) r->model->wall_max_ms = now_ms;
+    note_wall(r);
 }
 
 void work_stop(struct run *r) {
