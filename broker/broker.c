@@ -147,8 +147,19 @@ static void on_wake(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what, (void)arg; /* the wait has ended: that is all */
 }
 
+/* libevent's own choice is the coarse clock, which moves every four milliseconds or so: a message would be as
+ * late. */
+static struct event_base *precise_base(void) {
+    struct event_config *c = event_config_new();
+    if (!c) return NULL;
+    struct event_base *base = NULL;
+    if (event_config_set_flag(c, EVENT_BASE_FLAG_PRECISE_TIMER) == 0) base = event_base_new_with_config(c);
+    event_config_free(c);
+    return base;
+}
+
 static enum hf_err make_events(struct broker *b) {
-    b->base = event_base_new();
+    b->base = precise_base();
     if (!b->base) return HF_ENOMEM;
     b->timer = evtimer_new(b->base, on_wake, b);
     if (!b->timer) return HF_ENOMEM;
@@ -222,8 +233,8 @@ static void sweep(struct broker *b) {
     }
 }
 
-static enum hf_err turn(struct broker *b, int64_t wait_ms) {
-    struct timeval wait = {.tv_sec = wait_ms / 1000, .tv_usec = wait_ms % 1000 * 1000};
+static enum hf_err turn(struct broker *b, int64_t wait_us) {
+    struct timeval wait = {.tv_sec = wait_us / 1000000, .tv_usec = wait_us % 1000000};
     if (event_add(b->timer, &wait) || event_base_loop(b->base, EVLOOP_ONCE) < 0) return HF_EIO;
     connections_settle(b);
     return HF_OK;
@@ -235,13 +246,13 @@ static bool drained(struct broker *b, int64_t since_us) {
 }
 
 enum hf_err broker_run(struct broker *b) {
-    int64_t wait_ms = 0, stopping_us = 0;
+    int64_t wait_us = 0, stopping_us = 0;
     for (;;) {
-        enum hf_err e = turn(b, wait_ms);
+        enum hf_err e = turn(b, wait_us);
         if (e) return e;
-        wait_ms = b->options.step ? b->options.step(b->options.step_ctx) : SWEEP_MS;
-        if (wait_ms < 0) wait_ms = 0;
-        if (wait_ms > SWEEP_MS) wait_ms = SWEEP_MS;
+        wait_us = b->options.step ? b->options.step(b->options.step_ctx) : SWEEP_MS * 1000;
+        if (wait_us < 0) wait_us = 0;
+        if (wait_us > SWEEP_MS * 1000) wait_us = SWEEP_MS * 1000;
         connections_settle(b);
         sweep(b);
         if (!b->stopping) continue;

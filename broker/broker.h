@@ -127,7 +127,7 @@ struct broker_options {
     const struct broker_route *routes;
     size_t route_count;
 
-    /* Called after each batch of events, with the milliseconds after which it wants to be called again. */
+    /* Called after each batch of events, with the microseconds after which it wants to be called again. */
     int64_t (*step)(void *ctx);
     void *step_ctx;
     int wake_fd; /* becoming readable ends a wait (env_poll_fd); -1: none */

@@ -4,8 +4,12 @@
 
 #include <assert.h>
 
+int64_t env_wall_us(struct hf_env *env) {
+    return env->ops->wall_us(env);
+}
+
 int64_t env_wall_ms(struct hf_env *env) {
-    return env->ops->wall_ms(env);
+    return env_wall_us(env) / 1000;
 }
 
 int64_t env_mono_us(struct hf_env *env) {

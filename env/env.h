@@ -5,9 +5,9 @@
  *
  * Both pass one contract suite (tests/env). The code above is the same under both.
  *
- * Threads: every call is made by the core thread, but env_wall_ms, env_mono_us and env_log, which any
- * thread may call. Completions of env_sync_begin run inside env_poll, on the core thread, never inside
- * env_sync_begin itself.
+ * Threads: every call is made by the core thread, but env_wall_ms, env_wall_us, env_mono_us and env_log,
+ * which any thread may call. Completions of env_sync_begin run inside env_poll, on the core thread, never
+ * inside env_sync_begin itself.
  *
  * After a crash of the simulated machine every call that can fail fails with HF_ECRASHED and changes
  * nothing, and no completion is delivered: the code above unwinds through its
@@ -34,6 +34,8 @@ enum { HF_SECTOR = 512 };
 
 /* Milliseconds since the epoch; may step in both directions. */
 int64_t env_wall_ms(struct hf_env *env);
+/* The same clock, for those who want to be called when it reaches a millisecond, and not somewhere in it. */
+int64_t env_wall_us(struct hf_env *env);
 
 /* Microseconds of a clock that never goes back; its zero is arbitrary. It counts time suspended. */
 int64_t env_mono_us(struct hf_env *env);

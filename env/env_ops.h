@@ -8,7 +8,7 @@
 #include <stdarg.h>
 
 struct env_ops {
-    int64_t (*wall_ms)(struct hf_env *env);
+    int64_t (*wall_us)(struct hf_env *env);
     int64_t (*mono_us)(struct hf_env *env);
     uint64_t (*boot_id)(struct hf_env *env);
     uint64_t (*random)(struct hf_env *env);

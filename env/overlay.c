@@ -437,8 +437,8 @@ static int overlay_poll_fd(struct hf_env *env) {
 
 /* ---- the machine below ---- */
 
-static int64_t overlay_wall_ms(struct hf_env *env) {
-    return env_wall_ms(overlay_of(env)->under);
+static int64_t overlay_wall_us(struct hf_env *env) {
+    return env_wall_us(overlay_of(env)->under);
 }
 static int64_t overlay_mono_us(struct hf_env *env) {
     return env_mono_us(overlay_of(env)->under);
@@ -461,7 +461,7 @@ static void overlay_end(struct hf_env *env) {
 }
 
 static const struct env_ops ops = {
-    .wall_ms = overlay_wall_ms,
+    .wall_us = overlay_wall_us,
     .mono_us = overlay_mono_us,
     .boot_id = overlay_boot_id,
     .random = overlay_random,

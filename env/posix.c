@@ -36,11 +36,11 @@ static enum hf_err last_error(void) {
 
 /* ---- time, random, log lines ---- */
 
-static int64_t posix_wall_ms(struct hf_env *env) {
+static int64_t posix_wall_us(struct hf_env *env) {
     (void)env;
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 static int64_t posix_mono_us(struct hf_env *env) {
@@ -80,7 +80,7 @@ static void posix_log(struct hf_env *env, enum env_level level, const char *even
     struct posix_env *p = posix_of(env);
     if (level > p->level) return;
     char line[LOG_LINE_MAX + 1];
-    size_t n = line_begin(line, level, event, posix_wall_ms(env));
+    size_t n = line_begin(line, level, event, posix_wall_us(env) / 1000);
     int more = vsnprintf(line + n, LOG_LINE_MAX - n, fmt, values);
     if (more > 0) n += (size_t)more < LOG_LINE_MAX - n ? (size_t)more : LOG_LINE_MAX - n - 1;
     for (size_t i = 0; i < n; i++)
@@ -277,7 +277,7 @@ static void posix_end(struct hf_env *env) {
 }
 
 static const struct env_ops posix_ops = {
-    .wall_ms = posix_wall_ms,
+    .wall_us = posix_wall_us,
     .mono_us = posix_mono_us,
     .boot_id = posix_boot_id,
     .random = posix_random,

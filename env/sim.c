@@ -148,8 +148,8 @@ static enum hf_err fault(struct hf_sim *sim, enum call call) {
 
 /* ---- clocks ---- */
 
-static int64_t sim_wall_ms(struct hf_env *env) {
-    return sim_of(env)->now_us / 1000 + sim_of(env)->wall_ahead_ms;
+static int64_t sim_wall_us(struct hf_env *env) {
+    return sim_of(env)->now_us + sim_of(env)->wall_ahead_ms * 1000;
 }
 
 static int64_t sim_mono_us(struct hf_env *env) {
@@ -555,7 +555,7 @@ static void sim_end(struct hf_env *env) {
 /* ---- the machine ---- */
 
 static const struct env_ops sim_ops = {
-    .wall_ms = sim_wall_ms,
+    .wall_us = sim_wall_us,
     .mono_us = sim_mono_us,
     .boot_id = sim_boot_id,
     .random = sim_env_random,

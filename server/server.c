@@ -71,6 +71,7 @@ static enum hf_err create_our_topics(struct server *s) {
 
 /* ---- step ---- */
 
+/* Microseconds: a message due at a millisecond is fired when it begins, not somewhere in it. */
 static int64_t step(void *arg) {
     struct server *s = arg;
     (void)env_poll(s->env);
@@ -89,8 +90,8 @@ static int64_t step(void *arg) {
     /* What the parts began (commits) is the log's work now. */
     int64_t again_ms = log_step(s->log);
     if (again_ms < wait_ms) wait_ms = again_ms;
-    if (next_ms < now_ms + wait_ms) wait_ms = next_ms - now_ms;
-    return wait_ms < 0 ? 0 : wait_ms;
+    if (next_ms >= now_ms + wait_ms) return wait_ms * 1000;
+    return next_ms <= now_ms ? 0 : next_ms * 1000 - env_wall_us(s->env);
 }
 
 /* ---- open ---- */

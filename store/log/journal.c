@@ -115,8 +115,10 @@ static enum hf_err write_zeros(struct journal *j, struct journal_file *f) {
     if (!zeros) return HF_ENOMEM;
     enum hf_err e = env_write(f->file, j->grown, zeros, (size_t)n);
     free(zeros);
-    if (!e) j->grown += n;
-    return e;
+    if (e) return e;
+    env_writeback(f->file, j->grown, n); /* else one long sync at the end holds up those of groups */
+    j->grown += n;
+    return HF_OK;
 }
 
 static void grow_named(struct env_sync *s, enum hf_err e) {

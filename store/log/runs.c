@@ -104,6 +104,7 @@ static void end_block(struct log_run_writer *w) {
 static enum hf_err write_out(struct log_run_writer *w) {
     enum hf_err e = env_write(w->file, w->written, w->buf, w->used);
     if (e) return e;
+    env_writeback(w->file, w->written, w->used); /* the sync at the end shares the disk with the journal's */
     w->written += w->used;
     w->used = 0;
     return HF_OK;

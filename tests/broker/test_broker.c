@@ -115,7 +115,7 @@ static int64_t step(void *ctx) {
     if (f->stop) broker_stop(f->broker);
     broker_stats_get(f->broker, &f->stats);
     pthread_mutex_unlock(&f->lock);
-    return 20;
+    return 20000;
 }
 
 static void hello(void *ctx, struct broker_http *rq) {
