@@ -11,7 +11,9 @@
  * everything read before the base is fired, dead, or in a run (S2), and what is known of ids at the base is
  * in runs of ids (S4).
  *
- * A message that a started commit fires is left out: that commit is durable before this one, or both fail.
+ * A message that a started commit fires is left out: that commit is durable before this one, or both fail. One
+ * that has been taken and waits (for its topic, for room) is in no gathering any more and in no commit yet: a
+ * freeze would forget it, and waits too.
  *
  * The horizon of remembered ids moves at a checkpoint only, together with the base: records after the base,
  * read twice after a crash, see the same horizon both times.
@@ -36,7 +38,7 @@ bool checkpoint_full(const struct schedule *s) {
 
 static bool is_due(const struct schedule *s) {
     const struct gather *a = s->active;
-    if (a->records == 0) return false;
+    if (a->records == 0 || (s->batch.count > 0 && !hf_mutate(117))) return false;
     return checkpoint_full(s) || a->records >= s->o.replay_records || a->record_bytes >= s->o.replay_bytes ||
            s->clock.inside_ms - s->checkpoint.at_ms >= s->o.checkpoint_ms;
 }
