@@ -391,17 +391,18 @@ static void draw(struct run *r) {
                                           .journal_file_bytes = 64 << 10,
                                           .checkpoint_bytes = UINT64_C(8192) << below(r, 4),
                                           .reserve_bytes = 16 << 10};
-    r->options = (struct schedule_options){.gather_bytes = 500 + below(r, 60000),
-                                           .replay_records = 5 + below(r, 200),
-                                           .checkpoint_ms = 2000,
-                                           .read_records = 1 + below(r, 30),
-                                           .fire_records = 1 + below(r, 16),
-                                           .commits_max = 1 + below(r, 4),
-                                           .block_bytes = 100 + below(r, 1000),
-                                           .run_bytes = 1000 + below(r, 4000),
-                                           .fan_in = 2 + below(r, 3),
-                                           .slice_bytes = 200 + below(r, 2000),
-                                           .random_seed = below(r, 1000)};
+    r->options =
+        (struct schedule_options){.gather_bytes = 500 + below(r, 60000),
+                                  .replay_records = below(r, 3) ? 5 + below(r, 200) : 1 + below(r, 3),
+                                  .checkpoint_ms = 2000,
+                                  .read_records = 1 + below(r, 30),
+                                  .fire_records = 1 + below(r, 16),
+                                  .commits_max = 1 + below(r, 4),
+                                  .block_bytes = 100 + below(r, 1000),
+                                  .run_bytes = 1000 + below(r, 4000),
+                                  .fan_in = 2 + below(r, 3),
+                                  .slice_bytes = 200 + below(r, 2000),
+                                  .random_seed = below(r, 1000)};
     r->clock_moves = r->model.absolute = below(r, 3) == 0;
     r->model.recurs = below(r, 2) == 0;
 }
