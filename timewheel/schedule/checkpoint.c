@@ -11,9 +11,9 @@
  * everything read before the base is fired, dead, or in a run (S2), and what is known of ids at the base is
  * in runs of ids (S4).
  *
- * A message that a started commit fires is left out: that commit is durable before this one, or both fail. One
- * that has been taken and waits (for its topic, for room) is in no gathering any more and in no commit yet: a
- * freeze would forget it, and waits too.
+ * A message that a started commit fires is left out: that commit is durable before this one, or both fail.
+ * One that has been taken and waits (for its topic, for room) is in no gathering any more and in no commit
+ * yet: a freeze would forget it, and waits too.
  *
  * The horizon of remembered ids moves at a checkpoint only, together with the base: records after the base,
  * read twice after a crash, see the same horizon both times.
