@@ -109,23 +109,32 @@ static int64_t due_of(const struct batch_record *r) {
     return due;
 }
 
-/* The offset in holdfast.delay, from <topic>/0/<offset>@<timestamp>; -1: none. */
-static int64_t source_of(const struct batch_record *r) {
+static int64_t number(hf_str s, size_t *at) {
+    int64_t n = 0;
+    for (; *at < s.n && s.p[*at] >= '0' && s.p[*at] <= '9'; ++*at) n = n * 10 + (s.p[*at] - '0');
+    return n;
+}
+
+/* The offset in holdfast.delay and the time of acceptance, from <topic>/0/<offset>@<timestamp>; -1: none. */
+static int64_t source_of(const struct batch_record *r, int64_t *accepted_ms) {
     static const char before[] = "holdfast.delay/0/";
-    enum { AT = sizeof before - 1 };
     for (size_t i = 0; i < r->header_count; i++) {
         hf_str value = r->headers[i].value;
+        size_t at = sizeof before - 1;
         if (!hf_str_is(r->headers[i].key, "hf-message-id")) continue;
-        if (value.n <= AT || memcmp(value.p, before, AT) != 0) return -1;
-        int64_t offset = 0;
-        for (size_t k = AT; k < value.n && value.p[k] != '@'; k++) offset = offset * 10 + (value.p[k] - '0');
-        return offset;
+        if (value.n <= at || memcmp(value.p, before, at) != 0) return -1;
+        int64_t offset = number(value, &at);
+        if (at == value.n || value.p[at++] != '@') return -1;
+        *accepted_ms = number(value, &at);
+        return at == value.n ? offset : -1;
     }
     return -1;
 }
 
+/* In order: by effective due, which is the acceptance if that was later, then by source. */
 static void check_record(struct checked *k, const struct batch_record *r, int64_t due) {
-    int64_t source = source_of(r);
+    int64_t accepted_ms = 0, source = source_of(r, &accepted_ms);
+    if (accepted_ms > due) due = accepted_ms;
     if (source < 0 || source >= k->messages) {
         k->strange++;
         return;
