@@ -3,10 +3,8 @@
  *
  *     struct serve { const char *data; int64_t partitions; bool insecure; };
  *     static const struct hf_option rows[] = {
- *         {"data", HF_OPTION_TEXT, offsetof(struct serve, data), .fallback = "data", .value = "DIR", .help =
- * "…"},
- *         {"num.partitions", HF_OPTION_INT, offsetof(struct serve, partitions), .fallback = "1", .min = 1,
- * …},
+ *         {"data", HF_OPTION_TEXT, offsetof(struct serve, data), .fallback = "data", .help = "…"},
+ *         {"num.partitions", HF_OPTION_INT, offsetof(struct serve, partitions), .fallback = "1", …},
  *     };
  *     static const struct hf_options options = {"serve", rows, 2};
  *     struct hf_config c; struct serve s;

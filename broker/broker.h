@@ -3,8 +3,9 @@
  *
  *     static const struct broker_handler handlers[] = {{KAFKA_API_metadata, on_metadata, server}, …};
  *     static const struct broker_route routes[] = {{"GET", "/healthz", on_health, server}, …};
- *     broker_open(&(struct broker_options){.env = env, .listen = "127.0.0.1:9092", .handlers = handlers, …},
- * &b); broker_run(b);       // until broker_stop broker_close(b);
+ *     broker_open(&(struct broker_options){.env = env, .listen = "127.0.0.1:9092", …}, &b);
+ *     broker_run(b);            // until broker_stop
+ *     broker_close(b);
  *
  *     static void on_metadata(void *ctx, struct broker_request *rq) {
  *         const struct kafka_metadata_request *q = rq->body;

@@ -1,8 +1,7 @@
 /* The client commands' common ground. A message as JSON:
  *
- *     {"topic": "orders", "partition": 0, "offset": 17, "timestamp": 1700000000000,
- *      "key": "1042" | null, "value": "…" | null, "message_id": "…", "headers": [["name", "value" | null],
- * …]}
+ *     {"topic": "orders", "partition": 0, "offset": 17, "timestamp": 1700000000000, "key": "1042" | null,
+ *      "value": "…" | null, "message_id": "…", "headers": [["name", "value" | null], …]}
  *
  * with key_base64 and value_base64 in place of key and value whose bytes are no UTF-8, and ["name", null,
  * "base64"] for such a header. hf-message-id is told as message_id, so that a copy keeps its identity. */

@@ -1,8 +1,8 @@
 /* The database store over SQLite: the dedup row and the effect in one transaction.
  *
  *     holdfast_dedup(consumer_group, origin, message_id, fingerprint, done_ms,
- *                    PRIMARY KEY (consumer_group, origin, message_id))      and an index on done_ms, for
- * expiry
+ *                    PRIMARY KEY (consumer_group, origin, message_id))
+ *     and an index on done_ms, for expiry
  *
  * BEGIN IMMEDIATE takes the write lock at once: a deferred transaction that finds at its first write that
  * another has written since its first read fails with SQLITE_BUSY whatever it waits. Since SQLite has one

@@ -3,8 +3,8 @@
  * cooperative, the coordinator does not look inside).
  *
  *     groups_open(engine, &(struct groups_options){.random = …}, &groups);
- *     group_join(groups, now_ms, &request, joined, arg);      // joined(arg, reply): now, or at the
- * rebalance's end … groups_step(groups, now_ms) at the time it asked for, and after each engine completion
+ *     group_join(groups, now_ms, &request, joined, arg);   // joined(arg, reply): now, or at the rebalance's end
+ *     … groups_step(groups, now_ms) at the time it asked for, and after each engine completion
  *
  * Replies are called once for each request, inside the call or later inside another one or a step; they must
  * not call back into this object. What they are given is borrowed for the call, as are all arguments.

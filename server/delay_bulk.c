@@ -2,8 +2,8 @@
  *
  *     DELETE /v1/schedule?topic=T&prefix=P&from=MS&to=MS&limit=N&after=CURSOR
  *     POST   /v1/schedule?…    {"due": ms or RFC 3339}, {"delay": "15m"} or {"by": "15m"}, {"by": "-15m"}
- *     {"cancelled": 480, "changed": 0, "already delivered": 0, "unknown": 0, "without id": 20, "next":
- * CURSOR}
+ *     {"cancelled": 480, "changed": 0, "already delivered": 0, "unknown": 0, "without id": 20,
+ *      "next": CURSOR}
  *
  * A request does one page: it lists, appends one batch of records to holdfast.delay, waits until the schedule
  * has read them, and counts their outcomes. So it holds memory for a page, others get their turn between

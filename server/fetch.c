@@ -10,8 +10,8 @@
  *   arrives ──┤                                              ▲
  *              too little ─► waiting ─ woken ─► ready ─ read ┤ enough
  *                               ▲                            │
- *                               └──────── too little ────────┘      deadline or the client's leaving end it
- * too
+ *                               └──────── too little ────────┘
+ *              the deadline, or the client's leaving, ends it too
  *
  * Invariants: 1. a waiter is on the list of deadlines, and each of its interests in exactly one bucket;
  * 2. a waiter holds no pins while it waits.

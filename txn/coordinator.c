@@ -25,12 +25,14 @@
  *
  * Invariants (txn_check):
  *   T1  a decision never changes (live_set_state asserts it)
- *   T2  an id is in the table or among the decided ones, never in both, but while the commit is under way
- * that moves it from one to the other T3  half messages of a partition ascend, lie below what is processed,
- * and above the released start T4  committed: in the queue of moves, or planned, or flying. Prepared: a check
- * is queued, planned, asked or outstanding: exactly one of them. Parked: none T5  checks sent - checks read
- * is 0 or 1, and 1 if and only if one is asked, outstanding or to be sent again T6  what is stored is not
- * ahead of what is processed */
+ *   T2  an id is in the table or among the decided ones, never in both, but while the commit is under way that
+ *       moves it from one to the other
+ *   T3  half messages of a partition ascend, lie below what is processed, and above the released start
+ *   T4  committed: in the queue of moves, or planned, or flying. Prepared: a check is queued, planned, asked
+ *       or outstanding: exactly one of them. Parked: none
+ *   T5  checks sent - checks read is 0 or 1, and 1 if and only if one is asked, outstanding or to be sent
+ *       again
+ *   T6  what is stored is not ahead of what is processed */
 #include "internal.h"
 
 #include <assert.h>

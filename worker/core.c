@@ -2,8 +2,8 @@
  * an unsettled message.
  *
  *     partition   unsettled: 17 ─ 19 ─ 20 ─ 24        settled: 18, 21, 22, 23 (they are just not in the list)
- *     lanes       key a: 17 ─ 20      key b: 19 ─ 24  the head of a lane is ready, runs or waits; the rest is
- * blocked ready       19                                  the heads that may run, first come first served
+ *     lanes       key a: 17 ─ 20      key b: 19 ─ 24  the head is ready, runs or waits; the rest is blocked
+ *     ready       19                                  the heads that may run, first come first served
  *     wheel       17                                  the heads that wait
  *
  *                 add, head of lane                core_start
@@ -11,8 +11,7 @@
  *         │                            ▲  ▲                       │  │
  *         │ add, not head              │  └──── core_wake ──── WAITING ◀── core_wait
  *         └─────────▶ BLOCKED ─────────┘                             │
- *                            the head was settled                    └ core_forget ▶ ORPHAN ── settle, wait
- * ──▶
+ *                            the head was settled                    └ core_forget ▶ ORPHAN ─ settle, wait ▶
  *
  * Order by key uses one lane for each key, by partition one lane in all; without order, and for messages
  * without a key, there is no lane and nothing blocks.

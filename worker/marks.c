@@ -3,9 +3,9 @@
  *     byte 0   version, 1
  *     then entries, each
  *         uvarint  gap << 1 | tried     gap: settled offsets between the last entry and this one
- *         tried:   uvarint attempts (>= 1), uvarint first failure, seconds since 2020-01-01   one unsettled
- * offset else:    uvarint run          so many unsettled offsets in a row, not tried; 0: the end of what is
- * known
+ *         tried:   uvarint attempts (>= 1), uvarint first failure, seconds since 2020-01-01:
+ *                  one unsettled offset
+ *         else:    uvarint run: so many unsettled offsets in a row, not tried; 0: the end of what is known
  *
  * Offsets that never were (compacted, control records) count as settled: nobody will deliver them. Entries
  * are written in ascending order and cut off where the room ends, so a truncated text never claims something

@@ -15,8 +15,7 @@
  *                    success                      failure                    time
  *     NORMAL         failures = 0                 count; maybe → PROBING     —
  *     PROBING        → RECOVERING, pause / 2      of the probe: pause * 2    a probe each pause
- *     RECOVERING     pause / 2; maybe → NORMAL    of the probe: → PROBING    a probe each pause; 10 s →
- * NORMAL
+ *     RECOVERING     pause / 2; maybe → NORMAL    of the probe: → PROBING    a probe each pause; 10 s: → NORMAL
  *
  * Failures of messages that were under way when the outage was seen, or that are no probes, neither count as
  * attempts nor change the pause. A success of any message ends the probing, since it shows that effects

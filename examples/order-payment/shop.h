@@ -9,8 +9,7 @@
  * and for the demo's faults
  *     SHOP_TRACE     file to which each event is appended as one line of JSON
  *     SHOP_FAIL      percent of handler calls that fail at random
- *     SHOP_STALL     a file: the handler that manages to rename it stops in its middle, for the demo to kill
- * it
+ *     SHOP_STALL     a file: the handler that manages to rename it stops in its middle, to be killed there
  */
 #ifndef SHOP_H
 #define SHOP_H

@@ -9,9 +9,8 @@
  *
  * Usage, by a core:
  *
- *     struct engine_commit c = {.now_ms = now, .outs = outs, .out_count = n, .puts = &cursor, .put_count =
- * 1}; e = engine_commit(engine, &c, moved, arg);        // moved(arg, err) comes later, from the engine's
- * poll
+ *     struct engine_commit c = {.now_ms = now, .outs = outs, .out_count = n, .puts = &cursor, .put_count = 1};
+ *     e = engine_commit(engine, &c, moved, arg);        // moved(arg, err) comes later, from the engine's poll
  *
  * Implementations: store/log (the server), store/engine/memory (tests: completions delayed and reordered),
  * later kafka/. All pass the contract suite in tests/store/engine_contract.

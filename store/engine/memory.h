@@ -2,10 +2,11 @@
  *
  *     memory_engine_open(&(struct memory_options){.seed = 42}, &m);
  *     struct core *core = core_open(memory_engine_engine(m), …);
- *     memory_engine_append(m, HF_STR("holdfast.delay"), 0, now, key, value, headers, n);   // as a client
- * would while (memory_engine_step(m) || core_step(core, now)) …; core_abandon(core); memory_engine_crash(m);
- * // the process dies core = core_open(memory_engine_engine(m), …);               // a new one starts on what
- * is durable
+ *     memory_engine_append(m, HF_STR("holdfast.delay"), 0, now, key, value, headers, n);   // as a client would
+ *     while (memory_engine_step(m) || core_step(core, now)) …;
+ *     core_abandon(core);
+ *     memory_engine_crash(m);                           // the process dies
+ *     core = core_open(memory_engine_engine(m), …);     // a new one starts on what is durable
  *
  * Seed 0: each step finishes all that was under way before it, in order. Any other seed: a step takes a few
  * things at random, as engine.h permits: commits take effect in the order of their start and each partition's

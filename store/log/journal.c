@@ -9,9 +9,9 @@
  *  - a tail of more than LOG_TAIL_MAX goes to its segment by a sync of the partition instead, and commits
  *    behind it wait for that.
  *
- *            something waits                 a file has room             sync ended
- *     IDLE ───────────────────► FORMED ─────────────────────► SYNCING ──────────────► IDLE, those who waited
- * go └ no spare file: waits for one        └─ error: the log has failed [L12]
+ *          something waits              a file has room            sync ended
+ *     IDLE ─────────────────► FORMED ─────────────────► SYNCING ──────────────► IDLE, those who waited go
+ *                               └ no spare file: waits     └ error: the log has failed [L12]
  *
  * Files are written once with zeros, synced, then used again and again: a sync of bytes that need no new
  * block and no new size is the cheapest there is. A file is free for use again when a checkpoint's LSN lies

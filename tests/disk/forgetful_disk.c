@@ -7,9 +7,9 @@
  * write and succeeds, readers see the bytes in the page cache, and the disk does not have them. This disk
  * does just that.
  *
- *     page cache of the kernel ── write, write-back of mapped pages ──► blocks in our memory ── fsync ──►
- * FOLDER (kept over close and open)                                         └─ failed fsync: dropped ──►
- * nowhere
+ *     page cache of the kernel ── write, write-back ──► blocks in our memory ── fsync ──► FOLDER
+ *                                                       (kept over close, open)
+ *                                                              └─ failed fsync: dropped ──► nowhere
  *
  * Loss of power is SIGKILL to this process, an unmount and another mount: the kernel's pages go with the
  * mount, ours with the process. Names, sizes and preallocation reach FOLDER at once, which a disk may do: so

@@ -13,8 +13,7 @@
  *     hour           0-23
  *     day of month   1-31                L: the last day; L-3: three days before it; ?: as *
  *     month          1-12, JAN-DEC
- *     day of week    0-7, SUN-SAT        0 and 7 are Sunday; FRIL or 5L: the last Friday of the month; ?: as
- * *
+ *     day of week    0-7, SUN-SAT        0 and 7 are Sunday; FRIL or 5L: the last Friday; ?: as *
  *
  *     @yearly @annually @monthly @weekly @daily @midnight @hourly
  *

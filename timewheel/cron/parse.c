@@ -2,8 +2,9 @@
  *
  *     expression = "@" name | field SP field SP field SP field SP field
  *     field      = item { "," item }
- *     item       = ( "*" | "?" | value | value "-" value ) [ "/" step ]     a single value with a step: to
- * the end | "L" [ "-" number ]                                     day of month | value "L" day of week
+ *     item       = ( "*" | "?" | value | value "-" value ) [ "/" step ]    a single value with a step: to the end
+ *                | "L" [ "-" number ]                                      day of month
+ *                | value "L"                                               day of week
  *
  * Names are three letters in any case. A position is that of the first character that cannot stand there, so
  * that the text says where to look. Ranges do not wrap: "FRI-MON" is refused, since crons disagree on it. */

@@ -12,7 +12,7 @@
  * frozen   the same, of the records between the durable base of the log and the next one
  * base     "delay/topic/<topic>": messages i64, bytes i64, big-endian: taken in less cancelled of all records
  *          before the base of the log, less all that was fired. It is negative when more was fired of what
- * was accepted after the base than is left of what was accepted before it. Zero and zero: no key.
+ *          was accepted after the base than is left of what was accepted before it. Zero and zero: no key.
  *
  * So pending = active + frozen + base. Commits are durable in the order in which they were started: `base`
  * holds what the last started one says, and when one fails the schedule starts again from durable state.

@@ -24,7 +24,7 @@
  *     no space, engine busy           all wait; late, never rejected
  *     recurring                       a run, and in the same commit its next run (recurring.c)
  *     relative, deadline not reached  (the wall clock jumped ahead) back to holdfast.delay, due when its
- * monotonic deadline is; its id is past, since by the wall clock it was due */
+ *                                     monotonic deadline is; its id is past: by the wall clock it was due */
 #include "schedule_state.h"
 
 #include "base/names.h"

@@ -1,13 +1,17 @@
 /* Runs: sorted files, written once. Messages sorted by place, or what is known of ids sorted by hash.
  *
- *     blocks    each: size of the body u32, CRC-32C of the body u32, body = entries (uvarint size, body of
- * the entry, which begins with its place as two uvarints) index     for each block 40 bytes: first due u64,
- * first sequence u64, offset u64, size with header u32, messages u32, tombstones u32, zero u32 bloom     ids
- * only: a blocked Bloom filter, 64 bytes a block, 14 bits a key, six probes footer    128 bytes: 0
- * "HFRUN001" 8  kind u8, tier u8, zero u16 12  blocks u32 16  group u64 24  messages u64         32
- * tombstones u64 40  first due, sequence  56  last due, sequence       u64 each 72  index offset u64     80
- * bloom bytes u32          84  CRC-32C of index and bloom u32 88  ids only:
- * bytes of entries that pended when they were written u64  96  zero 124  CRC-32C of bytes 0 to 123 u32
+ *     blocks    each: size of the body u32, CRC-32C of the body u32, body = entries (uvarint size, body of the
+ *               entry, which begins with its place as two uvarints)
+ *     index     for each block 40 bytes: first due u64, first sequence u64, offset u64, size with header u32,
+ *               messages u32, tombstones u32, zero u32
+ *     bloom     ids only: a blocked Bloom filter, 64 bytes a block, 14 bits a key, six probes
+ *     footer    128 bytes:
+ *                 0  "HFRUN001"             8  kind u8, tier u8, zero u16      12  blocks u32
+ *                16  group u64             24  messages u64                    32  tombstones u64
+ *                40  first due, sequence   56  last due, sequence              u64 each
+ *                72  index offset u64      80  bloom bytes u32                 84  CRC-32C of index and bloom u32
+ *                88  ids only: bytes of entries that pended when they were written u64
+ *                96  zero                 124  CRC-32C of bytes 0 to 123 u32
  *
  * All integers big-endian. A run is valid if the footer, the index and each block that is read have the right
  * checksums; whether it exists at all is the engine's affair (a commit names it).

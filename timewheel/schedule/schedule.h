@@ -1,8 +1,8 @@
 /* Held until due: reads holdfast.delay, keeps each message until its time, moves it to its destination once.
  *
  *     schedule_open(engine, &(struct schedule_options){.boot_id = …, .random_seed = …}, now_ms, mono_ms, &s);
- *     …the loop: wait = schedule_step(s, now_ms, mono_ms);   // and at once when the engine completes
- * something schedule_close(s);
+ *     …the loop: wait = schedule_step(s, now_ms, mono_ms);   // and at once when the engine completes something
+ *     schedule_close(s);
  *
  * Contract: docs of the delay topic. In short: a message is fired at the place (effective due, sequence),
  * where effective due = max(due, time of acceptance); all operations on one hf-id take effect in order of
