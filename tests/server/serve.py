@@ -5,10 +5,12 @@ strace: no answer to acks=all before a sync returned, fetches by sendfile, a fai
     serve.py BINARY
 """
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ sys.path.insert(0, os.path.join(here, "..", "support"))
 sys.dont_write_bytecode = True
 from holdfast import Holdfast  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
+from kafka.record.default_records import DefaultRecordBatchBuilder  # noqa: E402
 
 binary = os.path.abspath(sys.argv[1])
 TESTS = []
@@ -213,6 +216,48 @@ def acks_all_is_answered_after_its_sync_and_fetches_use_sendfile(folder):
             sendfiles += 1
     assert produce >= 50 and answered >= 50, (produce, answered)
     assert sendfiles > 0
+
+
+def produce_frame(topic, value):
+    """Produce 7 with acks=all of one record: a library's batch in a frame of ours."""
+    builder = DefaultRecordBatchBuilder(magic=2, compression_type=0, is_transactional=0, producer_id=-1,
+                                        producer_epoch=-1, base_sequence=-1, batch_size=10000)
+    builder.append(0, timestamp=1, key=None, value=value, headers=[])
+    batch, name = bytes(builder.build()), topic.encode()
+    body = struct.pack(">hhihhhii", 0, 7, 1, -1, -1, -1, 30000, 1) + struct.pack(">h", len(name)) + name
+    body += struct.pack(">iii", 1, 0, len(batch)) + batch
+    return struct.pack(">i", len(body)) + body
+
+
+def answer_of(s):
+    def receive(n):
+        got = b""
+        while len(got) < n:
+            more = s.recv(n - len(got))
+            assert more, "the server closed the connection"
+            got += more
+        return got
+    return receive(struct.unpack(">i", receive(4))[0])
+
+
+@test
+def many_producers_share_their_syncs(folder):
+    """64 producers, one message in flight each: far fewer syncs than messages."""
+    producers, rounds = 64, 20
+    trace, server = traced(folder, "-s", "100", "-e", "trace=fdatasync,fsync")
+    with server:
+        run("topic", "create", "shared", "--server", server.kafka)
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(producers)]
+            for n in range(rounds):
+                for s in sockets:
+                    s.sendall(produce_frame("shared", b"%d" % n))
+                for s in sockets:
+                    answer = answer_of(s)
+                    assert struct.unpack(">h", answer[4 + 4 + 2 + len("shared") + 4 + 4:][:2]) == (0,), answer
+        assert server.metrics()["holdfast_log_appended_bytes_total"] > 0
+    syncs = sum(name in ("fdatasync", "fsync") for name, _ in calls(trace))
+    assert 0 < syncs < producers * rounds / 4, syncs
 
 
 @test

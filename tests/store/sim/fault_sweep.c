@@ -9,9 +9,9 @@
  * recovery of a store that crashed in the middle of that work. What must hold each time:
  *
  *   F1  no answer given is taken back: the next start succeeds and the model finds everything (model.h)
- *   F2  after a failed sync the log has failed, or the start or the clean stop has: never anything else (rule
- * 5) F3  who fails says so: a start that fails, and a log that fails, have logged an error F4  the store goes
- * on: after the next start it takes more work, stops and starts
+ *   F2  after a failed sync the log has failed, or the start or the clean stop has: never anything else
+ *   F3  who fails says so: a start that fails, and a log that fails, have logged an error
+ *   F4  the store goes on: after the next start it takes more work, stops and starts
  *
  * Interrupted calls and short reads and writes end in env/posix.c and never reach the store;
  * test_posix_faults sends the contract suite through them. */
