@@ -1,5 +1,7 @@
 #!/usr/bin/python3
-"""Runs README.md's console blocks against a server of its own and compares what they print: run.py REPOSITORY BUILD
+"""Runs the console blocks of README.md and docs/, each page against a server of its own, and compares what they print:
+
+    run.py REPOSITORY BUILD [PAGE…]
 
 A line "$ command" is run by bash; the lines below it are what it must print, "…" standing for anything. The README's
 ports become free ones, build/holdfast the binary that is tested. A command that prints too little is run again until a
@@ -64,18 +66,21 @@ def run(command, expected, folder, environment, deadline_s=30):
             return good, done
 
 
-def main():
-    repository, build = (os.path.abspath(p) for p in sys.argv[1:3])
+PAGES = {"README.md": 10, "docs/delay.md": 8, "docs/worker.md": 5}  # and how many commands are there at least
+
+
+def run_page(page, least, repository, binary):
+    """How many were wrong."""
     folder = tempfile.mkdtemp(prefix="holdfast-readme-")
-    binary = os.path.join(build, "holdfast")
     server, wrong, ran = Holdfast(binary, folder), 0, 0
     try:
-        for command, expected in blocks(open(os.path.join(repository, "README.md")).read()):
+        server.start()
+        for command, expected in blocks(open(os.path.join(repository, page)).read()):
             ran += 1
             if " serve " in command:
-                server.start()
                 continue
             real = command.replace("build/holdfast", binary).replace("127.0.0.1:9092", server.kafka)
+            real = real.replace("127.0.0.1:8092", server.http)
             environment = dict(os.environ, HOLDFAST_SERVER=server.kafka, HOLDFAST_API=server.http)
             good, done = run(real, expected, folder, environment)
             print(("ok     " if good else "WRONG  ") + command)
@@ -83,8 +88,8 @@ def main():
                 wrong += 1
                 print(f"       expected {expected!r}\n       printed  {done.stdout!r}\n       status {done.returncode} "
                       f"stderr {done.stderr!r}")
-        if ran < 10:
-            print(f"WRONG  only {ran} commands found in README.md")
+        if ran < least:
+            print(f"WRONG  only {ran} commands found in {page}")
             wrong += 1
         if server.stop() != 0:
             print("WRONG  the server did not stop cleanly")
@@ -92,6 +97,13 @@ def main():
     finally:
         server.stop(signal.SIGKILL)
         shutil.rmtree(folder)
+    return wrong
+
+
+def main():
+    repository, build = (os.path.abspath(p) for p in sys.argv[1:3])
+    pages = sys.argv[3:] or PAGES
+    wrong = sum(run_page(page, PAGES[page], repository, os.path.join(build, "holdfast")) for page in pages)
     return 1 if wrong else 0
 
 
