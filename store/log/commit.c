@@ -360,6 +360,7 @@ enum hf_err commit_start(struct log *l, const struct engine_commit *in, void (*a
     c->done = done;
     c->arg = arg;
     enqueue(l, c);
+    if (hf_mutate(32)) runs_drop(l, c->runs + c->name_count, c->drop_count);
     return HF_OK;
 }
 

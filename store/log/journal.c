@@ -143,7 +143,10 @@ static void grow_filled(struct env_sync *s, enum hf_err e) {
     }
     l->syncs++;
     l->journal.grow_dir = (struct env_sync){.dir = "journal", .done = grow_named, .arg = l};
-    env_sync_begin(l->env, &l->journal.grow_dir);
+    if (hf_mutate(27))
+        grow_named(&l->journal.grow_dir, HF_OK);
+    else
+        env_sync_begin(l->env, &l->journal.grow_dir);
 }
 
 static size_t count_files(const struct journal_file *head) {

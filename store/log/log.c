@@ -132,6 +132,7 @@ void ids_step(struct log *l) {
     struct engine_put put = {HF_STR("log/producer-ids"), hf_str_make(value, sizeof value)};
     struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = &put, .put_count = 1};
     if (commit_start(l, &c, NULL, NULL, ids_reserved, l) == HF_OK) l->pid_asked = limit;
+    if (l->pid_asked && hf_mutate(33)) l->pid_limit = limit;
 }
 
 static int64_t state_number(struct log *l, const char *key, int64_t otherwise) {

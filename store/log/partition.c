@@ -234,7 +234,7 @@ void partition_settle(struct log_partition *p) {
         p->fifo = w->next;
         if (w->kind != PENDING_PART) log_ready(p->log, &w->c);
     }
-    struct place high = p->fifo ? p->fifo->at : p->end;
+    struct place high = p->fifo && !hf_mutate(24) ? p->fifo->at : p->end;
     if (high.offset > p->high.offset) partition_note_moved(p);
     p->high = high;
 }
@@ -266,7 +266,7 @@ void partition_leave(struct log_partition *p, const struct segment *s) {
 void partition_start_trim(struct log_partition *p) {
     while (p->segments->next && p->segments->next->base <= p->start && !p->sync.running) {
         struct segment *s = p->segments;
-        if (s->base >= p->fact_base || p->compacting) break;
+        if ((s->base >= p->fact_base && !hf_mutate(30)) || p->compacting) break;
         partition_leave(p, s);
         segment_remove(s, true);
         partition_mark_dirty(p);

@@ -84,7 +84,7 @@ static bool holds_reserved(const struct segment *s) {
 
 static void ask_segment(struct segment *s, bool with_index, bool urgent) {
     struct log_partition *p = s->p;
-    if (p->log->gathered.s == s) gathered_write(p->log);
+    if (p->log->gathered.s == s && !hf_mutate(34)) gathered_write(p->log);
     if (s->dirty) {
         s->dirty = holds_reserved(s); /* which is filled later, through this descriptor */
         ask(p, s->file, NULL, urgent);

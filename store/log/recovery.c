@@ -345,7 +345,8 @@ static enum hf_err finish_partition(struct log_partition *p) {
     enum hf_err e = scan(p, INT64_MAX);
     if (e != HF_EEND) return e;
     struct tail *t = p->tail;
-    for (e = unlink_strays(p); !e && t->at < t->count; t->at++) e = unlink_left_over(p, t->base[t->at]);
+    for (e = unlink_strays(p); !e && t->at < t->count && !hf_mutate(28); t->at++)
+        e = unlink_left_over(p, t->base[t->at]);
     struct segment *s = partition_active(p);
     if (!e && !hf_mutate(10)) e = segment_trim(s);
     sync_again(s);
@@ -564,6 +565,7 @@ static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
     enum hf_err e = journal_open(l, top + 1);
     if (e) return e;
     env_point(l->env, "recovery.journal_begun");
+    if (hf_mutate(29)) return HF_OK;
     uint64_t before = l->checkpoint.generation;
     checkpoint_begin(l, false);
     e = log_settle(l, checkpointed);

@@ -565,7 +565,10 @@ static void make_folders(struct creation *x) {
     }
     x->l->syncs++;
     x->of_topics = (struct env_sync){.dir = "topics", .done = names_synced, .arg = x, .urgent = true};
-    env_sync_begin(x->l->env, &x->of_topics);
+    if (hf_mutate(26))
+        names_synced(&x->of_topics, HF_OK);
+    else
+        env_sync_begin(x->l->env, &x->of_topics);
 }
 
 static enum hf_err settle_config(struct log *l, hf_str name, struct log_topic_config *c) {

@@ -97,7 +97,11 @@ static bool run_mutated(uint64_t seed, char *why, size_t size) {
 }
 
 static int run_mutations(uint64_t seeds, int only) {
-    return mutations_missed(only ? only : 1, only ? only : LOG_MUTATIONS, seeds, run_mutated) > 0;
+    static const int rules[] = {LOG_MUTATIONS};
+    int missed = 0;
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
+        if (!only || only == rules[i]) missed += mutations_missed(rules[i], rules[i], seeds, run_mutated);
+    return missed > 0;
 }
 
 /* ---- arguments ---- */
