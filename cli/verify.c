@@ -1,6 +1,7 @@
 /* holdfast verify: reads a data folder that nobody serves, and says what is damaged.
  *
  *     holdfast verify DATA
+ *     holdfast verify DATA --adopt FOLDER…
  *
  * The store's own start and scrubber run on the folder, with one difference: what they write stays in memory
  * (env/overlay.h). So it is found what a server would find, and nothing is changed. One line on stdout for
@@ -17,8 +18,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+enum { FOLDERS_MAX = 10000 };
+
 struct verify_command {
     const char *data;
+    const char *folders[FOLDERS_MAX]; /* --adopt */
+    size_t folder_count;
     uint64_t damaged, rebuilt;
 };
 
@@ -80,6 +85,105 @@ static int verify(struct verify_command *c) {
     return c->damaged + c->rebuilt > 0 ? CLI_FAILED : CLI_DONE;
 }
 
+/* ---- --adopt ---- */
+
+/* A folder's last part as topic and partition. */
+static bool name_of(const char *folder, hf_str *topic, int32_t *partition) {
+    size_t n = strlen(folder), from;
+    int64_t number;
+    while (n > 0 && folder[n - 1] == '/') n--;
+    for (from = n; from > 0 && folder[from - 1] != '/'; from--) {}
+    const char *dash = memrchr(folder + from, '-', n - from);
+    if (!dash || dash == folder + from) return false;
+    hf_str digits = hf_str_make(dash + 1, n - (size_t)(dash + 1 - folder));
+    if (hf_str_int(digits, &number) || number < 0 || number >= FOLDERS_MAX) return false;
+    *topic = hf_str_make(folder + from, (size_t)(dash - folder) - from);
+    *partition = (int32_t)number;
+    return true;
+}
+
+/* Of a topic: one more than the highest partition given. 0: a folder has no such name. */
+static int32_t partitions_of(const struct verify_command *c, hf_str topic) {
+    int32_t most = 0;
+    for (size_t i = 0; i < c->folder_count; i++) {
+        hf_str name;
+        int32_t number;
+        if (!name_of(c->folders[i], &name, &number)) return 0;
+        if (hf_str_eq(name, topic) && number >= most) most = number + 1;
+    }
+    return most;
+}
+
+struct outcome {
+    bool ended;
+    enum hf_err e;
+};
+
+static void created(void *arg, enum hf_err e) {
+    *(struct outcome *)arg = (struct outcome){true, e};
+}
+
+/* The topic, made with the first of its folders; one that was there before is refused. */
+static enum hf_err topic_for(const struct verify_command *c, size_t i, struct log *l, struct hf_env *env,
+                             hf_str topic) {
+    for (size_t before = 0; before < i; before++) {
+        hf_str name;
+        int32_t number;
+        if (name_of(c->folders[before], &name, &number) && hf_str_eq(name, topic)) return HF_OK;
+    }
+    struct outcome o = {0};
+    struct log_topic_config config = {.partitions = partitions_of(c, topic)};
+    enum hf_err e = log_topic_create(l, topic, &config, created, &o);
+    while (!e && !o.ended) {
+        (void)log_step(l);
+        (void)env_wait(env);
+        e = log_failed(l);
+    }
+    return e ? e : o.e;
+}
+
+static enum hf_err adopt_one(const struct verify_command *c, size_t i, struct log *l, struct hf_env *env) {
+    struct hf_env *folder = NULL;
+    struct log_adopted got = {0};
+    hf_str topic;
+    int32_t number;
+    struct stat st;
+    if (!name_of(c->folders[i], &topic, &number)) return HF_EINVAL;
+    if (stat(c->folders[i], &st) || !S_ISDIR(st.st_mode)) return HF_ENOTFOUND;
+    enum hf_err e = topic_for(c, i, l, env, topic);
+    if (!e) e = env_posix_open(&(struct env_posix_options){.root = c->folders[i]}, &folder);
+    if (!e) e = log_adopt(l, log_partition(l, topic, number), folder, &got);
+    hf_env_close(folder);
+    if (e && got.why)
+        (void)printf("damaged file=%s/%s byte=%" PRIu64 " what=\"%s\"\n", c->folders[i], got.file, got.byte,
+                     got.why);
+    if (!e)
+        (void)printf("adopted topic=%.*s partition=%d start=%" PRId64 " end=%" PRId64 " records=%" PRIu64
+                     " batches=%" PRIu64 " bytes=%" PRIu64 " left_out=%" PRIu64 "\n",
+                     (int)topic.n, topic.p, (int)number, got.start, got.end, got.records, got.batches,
+                     got.bytes, got.left_out);
+    return e;
+}
+
+static int adopt(struct verify_command *c) {
+    struct hf_env *env;
+    struct log *l = NULL;
+    struct log_options o = {.scrub_interval_ms = -1};
+    enum hf_err e = env_posix_open(&(struct env_posix_options){.root = c->data}, &env);
+    if (e) return cli_fail("verify", e);
+    e = log_open(env, &o, &l);
+    for (size_t i = 0; !e && i < c->folder_count; i++) {
+        e = adopt_one(c, i, l, env);
+        if (e) (void)fprintf(stderr, "holdfast verify: %s: %s\n", c->folders[i], hf_err_text(e));
+    }
+    enum hf_err closed = l ? log_close(l) : HF_OK;
+    hf_env_close(env);
+    if (closed || (e && !l)) return cli_fail("verify", closed ? closed : e);
+    return e ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- the command ---- */
+
 /* Each segment and its indexes is a descriptor. */
 static void raise_descriptor_limit(void) {
     struct rlimit limit;
@@ -89,10 +193,13 @@ static void raise_descriptor_limit(void) {
 }
 
 int cli_verify(int argc, char **argv) {
+    static struct verify_command c; /* large; the program runs one command */
     struct hf_config config;
-    struct verify_command c = {0};
     bool stop;
-    int status = cli_settings(&config, &options, "holdfast verify DATA", argc, argv, &c, &stop);
+    if (!cli_take_repeated(&argc, argv, "adopt", c.folders, FOLDERS_MAX, &c.folder_count))
+        return cli_usage("verify", "--adopt wants a folder");
+    int status =
+        cli_settings(&config, &options, "holdfast verify DATA [--adopt FOLDER]…", argc, argv, &c, &stop);
     if (!stop && config.rest_count != 1) {
         status = cli_usage("verify", "the data folder is missing");
         stop = true;
@@ -100,7 +207,7 @@ int cli_verify(int argc, char **argv) {
     if (!stop) {
         c.data = config.rest[0];
         raise_descriptor_limit();
-        status = verify(&c);
+        status = c.folder_count > 0 ? adopt(&c) : verify(&c);
     }
     hf_config_fini(&config);
     return status;

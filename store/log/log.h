@@ -208,6 +208,23 @@ HF_CHECK enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32
  * always. Fails with the last error of what could not be read. */
 HF_CHECK enum hf_err log_scrub(struct log *l);
 
+/* ---- a partition from elsewhere ---- */
+
+struct log_adopted {
+    uint64_t batches, records, bytes; /* taken */
+    uint64_t left_out;                /* batches of transactions that were not committed, and markers */
+    int64_t start, end;               /* of the partition now */
+    char file[32];                    /* HF_ECORRUPT: what is wrong, and where; nothing was taken */
+    uint64_t byte;
+    const char *why;
+};
+
+/* Takes in what a Kafka broker left in the partition folder that is folder's root, at its offsets. For tools:
+ * it blocks, and only a clean stop behind it makes it durable as a whole. HF_EEXIST: the partition is not
+ * empty, or ours; HF_ENOTFOUND: no segments in the folder; HF_ECORRUPT, HF_ENOSPC. */
+HF_CHECK enum hf_err log_adopt(struct log *l, struct log_partition *p, struct hf_env *folder,
+                               struct log_adopted *out);
+
 /* ---- numbers for /metrics ---- */
 
 struct log_stats {

@@ -89,9 +89,32 @@ def a_folder_that_is_served_is_refused(data):
         assert server.stop() == 0
 
 
+def read(server, topic):
+    return run("tail", topic, "--exit", "--json", "--server", server.kafka, "--api", server.http)
+
+
+def a_partition_folder_is_adopted_at_its_offsets(data):
+    """Kafka's layout is ours: a folder of another server will do."""
+    home = data + "-adopting"
+    with Holdfast(BINARY, os.path.dirname(data)) as server:
+        want = read(server, "orders")
+        assert server.stop() == 0
+    folder = os.path.join(data, "topics", "orders-0")
+    out = run("verify", os.path.join(home, "data"), "--adopt", folder, status=1)  # no folder to make it in
+    os.mkdir(home)
+    out = run("verify", os.path.join(home, "data"), "--adopt", folder)
+    assert "adopted topic=orders partition=0 start=0 end=400 records=400" in out, out
+    run("verify", os.path.join(home, "data"), "--adopt", folder, status=1)  # it is there
+    with Holdfast(BINARY, home) as server:
+        assert read(server, "orders") == want
+        assert server.stop() == 0
+    assert "damaged=0 rebuilt=0" in run("verify", os.path.join(home, "data"))
+
+
 TESTS = [nothing_is_said_of_a_whole_folder_and_nothing_is_changed, damage_is_named_by_file_byte_and_offset,
          an_index_is_told_as_what_can_be_made_again, a_start_that_would_be_refused_is_said_to_be,
-         what_is_no_data_folder_is_refused, a_folder_that_is_served_is_refused]
+         what_is_no_data_folder_is_refused, a_folder_that_is_served_is_refused,
+         a_partition_folder_is_adopted_at_its_offsets]
 
 
 def main():
