@@ -38,6 +38,7 @@ struct posix_sync {
 struct posix_file {
     struct hf_file base;
     int fd;
+    struct env_sync closing; /* no `done`: the lane closes the file and frees it */
 };
 
 struct posix_env {
@@ -54,6 +55,8 @@ HF_CHECK enum hf_err posix_sync_init(struct posix_sync *s, int root_fd);
 /* Ends the threads after what they were asked for; completions not yet polled are forgotten. */
 void posix_sync_fini(struct posix_sync *s);
 void posix_sync_begin(struct hf_env *env, struct env_sync *s);
+/* Closes and frees the file beside all else; nobody is told. */
+void posix_close_later(struct hf_env *env, struct posix_file *f);
 size_t posix_poll(struct hf_env *env);
 size_t posix_wait(struct hf_env *env);
 

@@ -6,7 +6,9 @@
  *     sync_begin  →   ▢ ▢ ▢           →   fdatasync     →    ▢ ▢    eventfd → env_poll → done(s, e)
  *
  * The journal has a thread of its own, so that an answer never waits behind a segment of 256 MiB. More
- * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync.
+ * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync. A deleted
+ * file is closed by a background thread too: whoever closes it last gives its blocks back, which takes as
+ * long as a sync.
  *
  * Linux writes back a file's pages by fdatasync of any of its descriptors, and reports a write-back error to
  * each descriptor that was open when it happened, once: that is why the log keeps open the descriptor that
@@ -18,6 +20,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -59,6 +62,12 @@ static enum hf_err sync_file(struct hf_file *f) {
     return failed ? hf_err_from_errno(errno) : HF_OK;
 }
 
+static void close_file(struct hf_file *file) {
+    struct posix_file *f = (struct posix_file *)file; /* the request is in it */
+    close(f->fd);
+    free(f);
+}
+
 static void announce(struct posix_sync *s) {
     uint64_t one = 1;
     while (write(s->event_fd, &one, sizeof one) < 0 && errno == EINTR) {}
@@ -77,8 +86,13 @@ static void *lane_run(void *arg) {
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        request->result = request->file ? sync_file(request->file) : sync_dir(s->root_fd, request->dir);
+        bool closes = !request->done;
+        if (closes)
+            close_file(request->file);
+        else
+            request->result = request->file ? sync_file(request->file) : sync_dir(s->root_fd, request->dir);
         pthread_mutex_lock(&s->lock);
+        if (closes) continue;
         bool first = s->ended.first == NULL;
         queue_put(&s->ended, request);
         if (first) announce(s);
@@ -131,13 +145,22 @@ void posix_sync_fini(struct posix_sync *s) {
     close(s->event_fd);
 }
 
-void posix_sync_begin(struct hf_env *env, struct env_sync *request) {
-    struct posix_sync *s = &((struct posix_env *)env)->sync;
-    s->under_way++;
+static void ask(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_lock(&s->lock);
     queue_put(&s->queues[request->urgent], request);
     pthread_cond_signal(&s->wanted[request->urgent]);
     pthread_mutex_unlock(&s->lock);
+}
+
+void posix_sync_begin(struct hf_env *env, struct env_sync *request) {
+    struct posix_sync *s = &((struct posix_env *)env)->sync;
+    s->under_way++;
+    ask(s, request);
+}
+
+void posix_close_later(struct hf_env *env, struct posix_file *f) {
+    f->closing = (struct env_sync){.file = &f->base};
+    ask(&((struct posix_env *)env)->sync, &f->closing);
 }
 
 size_t posix_poll(struct hf_env *env) {

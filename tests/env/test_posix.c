@@ -96,6 +96,44 @@ static void the_lock_names_its_holder_and_dies_with_it(void **state) {
     remove_folder(folder);
 }
 
+/* How many descriptors of this process are of a deleted file of that name. */
+static size_t held_open(const char *name) {
+    size_t n = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        char link[64], path[512];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t size = readlink(link, path, sizeof path - 1);
+        if (size < 0) continue;
+        path[size] = 0;
+        if (strstr(path, name) && strstr(path, "(deleted)")) n++;
+    }
+    return n;
+}
+
+static void a_large_deleted_file_is_closed_in_the_background(void **state) {
+    (void)state;
+    enum { SIZE = 4 << 20 };
+    char *folder = make_folder();
+    struct hf_env *env;
+    struct hf_file *f;
+    assert_int_equal(env_posix_open(&(struct env_posix_options){.root = folder}, &env), HF_OK);
+    for (int round = 0; round < 2; round++) {
+        uint8_t *bytes = calloc(1, SIZE);
+        assert_non_null(bytes);
+        assert_int_equal(env_open(env, "gone.large", ENV_CREATE, &f), HF_OK);
+        assert_int_equal(env_write(f, 0, bytes, SIZE), HF_OK);
+        free(bytes);
+        assert_int_equal(env_unlink(env, "gone.large"), HF_OK);
+        assert_int_equal(held_open("gone.large"), 1);
+        env_close(f);
+        int64_t until = env_mono_us(env) + 60000000;
+        while (round == 0 && held_open("gone.large") > 0) assert_true(env_mono_us(env) < until);
+    }
+    hf_env_close(env); /* not before the second is closed too */
+    assert_int_equal(held_open("gone.large"), 0);
+    remove_folder(folder);
+}
+
 static void a_log_line_is_one_line_whatever_it_holds(void **state) {
     (void)state;
     char *folder = make_folder(), text[8192] = {0}, path[300];
@@ -129,6 +167,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_root_is_made_but_not_its_parent),
         cmocka_unit_test(the_lock_names_its_holder_and_dies_with_it),
+        cmocka_unit_test(a_large_deleted_file_is_closed_in_the_background),
         cmocka_unit_test(a_log_line_is_one_line_whatever_it_holds),
     };
     int failed = contract_run(&posix);
