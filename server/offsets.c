@@ -37,7 +37,7 @@ static void list_one(struct server *s, struct broker_request *rq, hf_str topic,
     out->error_code = server_check_epoch(&bounds, in->current_leader_epoch);
     if (!out->error_code)
         out->error_code = find_offset(s->log, p, &bounds, q->isolation_level, in->timestamp, out);
-    if (!out->error_code && out->offset >= 0) out->leader_epoch = bounds.leader_epoch;
+    if (!out->error_code && out->offset >= 0) out->leader_epoch = log_epoch_at(p, out->offset);
 }
 
 static void on_list_offsets(void *state, struct broker_request *rq) {

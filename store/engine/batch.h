@@ -99,6 +99,10 @@ void batch_filter_close(struct batch_filter *f);
 
 typedef bool batch_keep(void *arg, const struct batch_info *b, const struct batch_record *r);
 
+/* Shows each record to keep, whatever it answers. Errors are those of batch_iter. */
+HF_CHECK enum hf_err batch_filter_look(struct batch_filter *f, const uint8_t *p, const struct batch_info *b,
+                                       batch_keep *keep, void *arg);
+
 /* Appends to out the batch with those records for which keep is true, at their offsets, or nothing if none is
  * left and it need not stay. A batch that keeps a record without value for the first time gets horizon_ms
  * written down. *changed: it is not what it was, byte for byte. Errors are those of batch_iter. */

@@ -75,6 +75,12 @@ static enum hf_err decide(struct batch_filter *f, const uint8_t *p, const struct
     return e == HF_EEND ? hf_buf_failed(&f->stays) : e;
 }
 
+enum hf_err batch_filter_look(struct batch_filter *f, const uint8_t *p, const struct batch_info *b,
+                              batch_keep *keep, void *arg) {
+    struct decided d;
+    return decide(f, p, b, keep, arg, &d);
+}
+
 static void put_string(struct hf_buf *b, hf_str s) {
     hf_buf_varint(b, s.p ? (int64_t)s.n : -1);
     if (s.p) hf_buf_str(b, s);

@@ -167,10 +167,8 @@ static enum hf_err map_batch(struct compaction *c, size_t *read) {
     }
     if (e) return e;
     if (c->key_bytes >= c->log->o.compaction_bytes) return HF_EEND;
-    bool changed;
-    hf_buf_reset(&c->out);
     if (has_records(&b) && b.base_offset + b.last_offset_delta >= c->p->cleaned)
-        e = batch_filter_run(c->filter, c->batch.p, &b, note_key, c, true, 0, &c->out, &changed);
+        e = batch_filter_look(c->filter, c->batch.p, &b, note_key, c);
     if (!e) e = c->failed;
     if (e) return e == HF_ENOMEM ? e : refuse(c, hf_err_text(e));
     *read += b.size;
@@ -285,9 +283,9 @@ static void begin_run(struct log *l) {
     struct log_partition *p = l->compaction.row;
     c->row = p->compaction_next;
     p->compaction_asked = false;
-    struct segment *s = first_dirty(p);
+    struct segment *s = compacts(p) ? first_dirty(p) : NULL;
     int64_t now_ms = log_time_ms(l);
-    if (!compacts(p) || !takes_part(s, now_ms) || batch_filter_open(records_max(p), &c->filter)) {
+    if (!s || !takes_part(s, now_ms) || batch_filter_open(records_max(p), &c->filter)) {
         partition_unref(p);
         return;
     }

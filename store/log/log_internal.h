@@ -840,6 +840,7 @@ HF_CHECK enum hf_err swap_append(struct compaction *c, hf_str bytes);
 void swap_discard(struct compaction *c);
 HF_CHECK enum hf_err swap_go(struct compaction *c);
 void swap_step(struct compaction *c);
+bool swap_waits_for(const struct log_partition *p);
 void swap_forget(struct compaction *c);
 bool swap_is_stray(const char *name);
 HF_CHECK enum hf_err swap_again(struct log_partition *p, int64_t first, hf_str body); /* recovery */

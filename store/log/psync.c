@@ -104,7 +104,7 @@ static void ask_segment(struct segment *s, bool with_index, bool urgent) {
 }
 
 void psync_begin(struct log_partition *p, bool urgent) {
-    if (p->sync.running || p->log->failed || p->gone) return;
+    if (p->sync.running || p->log->failed || p->gone || swap_waits_for(p)) return;
     p->sync.running = true;
     p->sync.p = p;
     p->sync.upto = partition_applied(p);

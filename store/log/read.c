@@ -252,6 +252,10 @@ enum hf_err log_offset_max_time(struct log *l, struct log_partition *p, int64_t 
 
 /* ---- epochs ---- */
 
+int32_t log_epoch_at(const struct log_partition *p, int64_t offset) {
+    return partition_epoch_at(p, offset);
+}
+
 enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32_t *found, int64_t *end) {
     for (size_t i = p->epoch_count; i-- > 0;) {
         if (p->epochs[i].epoch > epoch) continue;

@@ -107,9 +107,8 @@ void segment_evict(struct log *l) {
         if (!busy(s) && s->allocated > s->size && segment_trim(s)) return;
         if (!busy(s)) {
             segment_close(s);
-        } else if (l->open && s->p && (s->dirty || s->index_dirty) && !s->p->sync.running) {
-            psync_begin(s->p,
-                        false); /* may end at once and change the row: the rest comes with the next call */
+        } else if (l->open && s->p && !s->swap && (s->dirty || s->index_dirty) && !s->p->sync.running) {
+            psync_begin(s->p, false); /* may end at once and change the row: the rest with the next call */
             return;
         }
         s = before;

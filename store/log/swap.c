@@ -150,7 +150,8 @@ enum hf_err swap_go(struct compaction *c) {
     s->sealed = true;
     index_seal(s);
     enum hf_err e = c->log->failed;
-    if (!e && s->anchors.entries > s->anchors.written) e = HF_ENOSPC;
+    for (int i = 0; !e && i < INDEX_FILES; i++)
+        if (index_file_of(s, i)->entries > index_file_of(s, i)->written) e = HF_ENOSPC;
     if (!e) e = manifest_write(s);
     if (e) return e;
     c->phase = COMPACTION_SWAP;
@@ -220,6 +221,12 @@ static void put_in(struct compaction *c) {
     DL_PREPEND_ELEM(c->p->segments, c->upto, s);
     c->made = NULL;
     s->pin.count--;
+}
+
+/* Its time has come when no sync runs: none begins before. */
+bool swap_waits_for(const struct log_partition *p) {
+    const struct compaction *c = &p->log->compaction;
+    return c->p == p && c->stage == SWAP_APPLY;
 }
 
 static void apply(struct compaction *c) {

@@ -20,6 +20,7 @@ sys.dont_write_bytecode = True
 from holdfast import Holdfast  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic  # noqa: E402
+from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec  # noqa: E402
 from kafka.record import MemoryRecords  # noqa: E402
 
 MIB = 1 << 20
@@ -137,6 +138,137 @@ def refusal(with_admin, topic, offset):
         return str(with_admin.delete_records({TopicPartition(topic, 0): offset}))
     except Exception as e:  # noqa: BLE001 (whichever class the library chooses)
         return f"{type(e).__name__} {e}"
+
+
+# ---- settings that act on what is written, changed while the server runs ----
+
+def segments(server, topic):
+    folder = os.path.join(server.data, "topics", topic + "-0")
+    return {int(f[:20]): os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder) if f.endswith(".log")}
+
+
+@test
+def segments_follow_segment_bytes_and_segment_ms(server):
+    create(server, "rolled", segment_bytes=4 * MIB)
+    fill(server, "rolled", 0, 60)
+    assert sorted(segments(server, "rolled")) == [0, 41], segments(server, "rolled")
+    command(server, "alter", "rolled", "--set", f"segment.bytes={MIB}")
+    fill(server, "rolled", 60, 40)
+    assert sorted(segments(server, "rolled")) == [0, 41, 60, 70, 80, 90], segments(server, "rolled")
+    command(server, "alter", "rolled", "--set", "segment.ms=50")
+    until(lambda: 100 in segments(server, "rolled"), "a segment that is not full is closed")
+    assert bounds(server, "rolled") == (0, 100), "closing deletes nothing"
+
+
+@test
+def the_largest_message_is_the_topics_own(server):
+    create(server, "large")
+    create(server, "other")
+    producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", max_request_size=8 * MIB, linger_ms=0,
+                             enable_idempotence=False)
+
+    def takes(topic, size):
+        try:
+            return producer.send(topic, b"x" * size).get(timeout=60).offset >= 0
+        except Exception as e:  # noqa: BLE001 (whichever class the library chooses)
+            assert "TooLarge" in type(e).__name__, repr(e)
+            return False
+
+    assert takes("large", 500_000) and not takes("large", 3_000_000)
+    command(server, "alter", "large", "--set", "max.message.bytes=100KiB")
+    assert not takes("large", 500_000) and takes("large", 50_000) and takes("other", 500_000)
+    command(server, "alter", "large", "--set", "max.message.bytes=4MiB")
+    assert takes("large", 3_000_000) and not takes("other", 3_000_000)
+    producer.close()
+
+
+@test
+def timestamps_are_the_producers_or_the_logs_as_the_topic_says(server):
+    create(server, "timed", retention_ms=-1)
+    producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all")
+    begin_ms = int(time.time() * 1000)
+    told = [producer.send("timed", b"theirs", timestamp_ms=1000).get(timeout=60)]
+    command(server, "alter", "timed", "--set", "message.timestamp.type=LogAppendTime")
+    told.append(producer.send("timed", b"the log's", timestamp_ms=1000).get(timeout=60))
+    command(server, "alter", "timed", "--unset", "message.timestamp.type")
+    told.append(producer.send("timed", b"theirs again", timestamp_ms=2000).get(timeout=60))
+    producer.close()
+    consumer = KafkaConsumer("timed", bootstrap_servers=server.kafka, auto_offset_reset="earliest",
+                             consumer_timeout_ms=30000)
+    seen = [next(consumer) for _ in range(3)]
+    consumer.close()
+    assert [r.timestamp_type for r in seen] == [0, 1, 0], seen
+    assert (seen[0].timestamp, seen[2].timestamp) == (1000, 2000), seen
+    assert begin_ms - 1000 <= seen[1].timestamp <= time.time() * 1000 + 1000, seen
+    assert [t.timestamp for t in told] == [r.timestamp for r in seen], told
+
+
+# ---- offsets ----
+
+def offset_of(with_admin, topic, spec, isolation=IsolationLevel.READ_UNCOMMITTED):
+    partition = TopicPartition(topic, 0)
+    return with_admin.list_partition_offsets({partition: spec}, isolation_level=isolation)[partition]
+
+
+@test
+def offsets_are_found_by_time(server):
+    create(server, "found", segment_bytes=MIB, retention_ms=-1)
+    times = [1_000_000 + (n * 37) % 1000 for n in range(3000)]  # neither rising nor all different
+    producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all", compression_type="gzip", linger_ms=20)
+    for n, at in enumerate(times):
+        producer.send("found", os.urandom(1000), timestamp_ms=at)
+    producer.flush(60)
+    producer.close()
+    consumer = KafkaConsumer(bootstrap_servers=server.kafka)
+    partition = TopicPartition("found", 0)
+    assert len(segments(server, "found")) > 1
+
+    def look():
+        for ms in (0, 1_000_000, 1_000_037, 1_000_500, 1_000_998, 1_000_999):
+            first = next(n for n, at in enumerate(times) if at >= ms)
+            found = consumer.offsets_for_times({partition: ms})[partition]
+            assert (found.offset, found.timestamp) == (first, times[first]), (ms, first, found)
+        assert consumer.offsets_for_times({partition: 1_001_000})[partition] is None
+        with_admin = admin(server)
+        latest = offset_of(with_admin, "found", OffsetSpec.MAX_TIMESTAMP)
+        assert (latest.offset, latest.timestamp) == (times.index(max(times)), max(times)), latest
+        with_admin.close()
+
+    look()
+    server.listen = server.kafka
+    server.stop(9)
+    server.start()
+    look()
+    with_admin = admin(server)
+    with_admin.delete_records({partition: 2500})
+    with_admin.close()
+    first = next(n for n, at in enumerate(times) if n >= 2500 and at >= 1_000_500)
+    assert consumer.offsets_for_times({partition: 1_000_500})[partition].offset == first
+    consumer.close()
+
+
+@test
+def ends_are_the_high_watermark_and_their_epochs_those_of_the_batches(server):
+    create(server, "ends")
+    fill(server, "ends", 0, 5, size=100)
+    with_admin = admin(server)
+    for isolation in IsolationLevel.READ_UNCOMMITTED, IsolationLevel.READ_COMMITTED:
+        found = offset_of(with_admin, "ends", OffsetSpec.LATEST, isolation)
+        assert (found.offset, found.timestamp) == (5, -1), found
+    first = offset_of(with_admin, "ends", OffsetSpec.EARLIEST)
+    assert (first.offset, first.timestamp) == (0, -1), first
+    with_admin.close()
+    producer = KafkaProducer(bootstrap_servers=server.kafka, acks=1, enable_idempotence=False)
+    producer.send("ends", b"may be lost with the power").get(timeout=60)
+    producer.close()
+    server.stop(9)
+    server.start()
+    with_admin = admin(server)
+    start, end = bounds(server, "ends")
+    assert start == 0 and end > 6, "after a kill offsets go on above all that may have been seen"
+    before, after = offset_of(with_admin, "ends", OffsetSpec.EARLIEST), offset_of(with_admin, "ends", OffsetSpec.LATEST)
+    assert (before.offset, after.offset) == (0, end) and before.leader_epoch < after.leader_epoch, (before, after)
+    with_admin.close()
 
 
 # ---- what goes ----

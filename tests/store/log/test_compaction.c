@@ -370,6 +370,39 @@ static void what_is_too_old_goes_too_if_both_policies_are_asked_for(void **state
     fixture_close(&f);
 }
 
+/* Two topics wait for their compaction; one of them is deleted at one moment of it after the other. */
+static void a_topic_is_deleted_at_any_moment(void **state) {
+    (void)state;
+    for (int steps = 0; steps < 60; steps++) {
+        struct fixture f;
+        struct outcome o = {0};
+        open_compacted(&f, 13);
+        fixture_create(&f, "u", (struct log_topic_config){.partitions = 1});
+        struct log_settings s = {0};
+        log_settings_put(&s, LOG_CLEANUP_POLICY, LOG_CLEANUP_COMPACT);
+        log_settings_put(&s, LOG_SEGMENT_BYTES, 1024);
+        log_settings_put(&s, LOG_DIRTY_RATIO, 1);
+        assert_int_equal(log_topic_alter(f.log, HF_STR("u"), &s, ended, &o), HF_OK);
+        wait_for(&f, &o);
+        put_many(&f, 0, 40);
+        for (int i = 0; i < 40; i++) (void)append(&f, "u", "without key", LOG_ACK_DURABLE);
+        fixture_stop(&f);
+        fixture_start(&f);
+        hf_sim_advance(f.sim, SECOND_US);
+        fixture_run(&f, steps / 2);
+        o = (struct outcome){0};
+        hf_str doomed = steps % 2 ? HF_STR("t") : HF_STR("u");
+        assert_int_equal(log_topic_delete(f.log, doomed, NULL, 0, ended, &o), HF_OK);
+        for (int i = 0; i < 30; i++) {
+            hf_sim_advance(f.sim, 2000);
+            fixture_run(&f, 2);
+        }
+        wait_for(&f, &o);
+        assert_int_equal(o.e, HF_OK);
+        fixture_close(&f);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_latest_record_of_each_key_stays_at_its_offset),
@@ -382,6 +415,7 @@ int main(void) {
         cmocka_unit_test(a_producer_is_known_by_its_emptied_batch),
         cmocka_unit_test(look_ups_by_time_find_what_is_left),
         cmocka_unit_test(a_damaged_partition_is_left_alone),
+        cmocka_unit_test(a_topic_is_deleted_at_any_moment),
         cmocka_unit_test(the_manifest_of_a_compacted_segment_is_made_again),
         cmocka_unit_test(what_is_too_old_goes_too_if_both_policies_are_asked_for),
     };
