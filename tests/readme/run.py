@@ -5,7 +5,7 @@
 
 A line "$ command" is run by bash; the lines below it are what it must print, "…" standing for anything. The README's
 ports become free ones, build/holdfast the binary that is tested. A command that prints too little is run again until a
-deadline, if it only looks (list, kcat -C); one under `timeout` gets as long as it needs, and is then ended as `timeout`
+deadline, if it only looks (list, count, kcat -C); one under `timeout` gets as long as it needs, and is then ended as `timeout`
 would; the server's own line starts the server."""
 import os
 import re
@@ -57,7 +57,7 @@ def run(command, expected, folder, environment, deadline_s=30):
     if "timeout " in command:
         done = run_until_printed(command, expected, folder, environment)
         return done.returncode == 0 and matches(expected, done.stdout), done
-    looks = re.search(r"\blist\b|\bshow\b|kcat -C", command)
+    looks = re.search(r"\blist\b|\bshow\b|\bcount\b|kcat -C", command)
     until = time.monotonic() + deadline_s
     while True:
         done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)

@@ -179,6 +179,37 @@ def what_cannot_be_delivered_is_rejected_and_replayed():
     check("dropped", command("rejected", "drop", "--all").strip() == "drop 1" and command("rejected", "list") == "")
 
 
+def on_disk():
+    """Bytes of the data folder's files, as far as they are allocated."""
+    total = 0
+    for folder, _, names in os.walk(server.data):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # it was deleted meanwhile
+    return total
+
+
+def cancelled_messages_free_their_space(count=6000):
+    server.stop()
+    server.flags = ["--schedule.memory.bytes=1MiB", "--segment.bytes=1MiB"]
+    server.start()
+    empty = on_disk()
+    lines = "\n".join(json.dumps({"key": f"k{i}", "value": f"{i:08}" * 250, "id": f"order-{i:06}"}) for i in range(count))
+    command("send", "space", "--jsonl", "--delay", "300d", stdin=lines)
+    wait_for("they pend", lambda: stats()["topics"].get("space", {}).get("pending") == count)
+    wait_for("they are in runs, and the log has let them go", lambda: stats()["run_bytes"] > count * 1700 and
+             on_disk() - empty < 2 * count * 2000)
+    full = on_disk()
+    cancelled = json.loads(command("schedule", "cancel", "--topic", "space", "--prefix", "order-", "--json"))
+    check(f"cancelled: {cancelled}", cancelled["cancelled"] == count)
+    wait_for("space is freed", lambda: stats()["run_bytes"] < count * 1000 and on_disk() - empty < (full - empty) / 2)
+    check("nothing pends", "space" not in stats()["topics"])
+    print(f"{count} messages of 2 kB, due in 300 days: {(full - empty) >> 10} KiB on disk; cancelled: "
+          f"{(on_disk() - empty) >> 10} KiB", flush=True)
+
+
 def numbers_are_for_everyone_to_read():
     end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(30)], "hf-topic=other", "hf-delay=1ms"))
     wait_for("fired", lambda: len(messages("other")) == 31)
@@ -205,7 +236,7 @@ def main():
         server.start()
         try:
             for test in (a_full_destination_tells_its_producers_to_come_again, what_cannot_be_delivered_is_rejected_and_replayed,
-                         numbers_are_for_everyone_to_read):
+                         numbers_are_for_everyone_to_read, cancelled_messages_free_their_space):
                 test()
                 print(f"ok {test.__name__}", flush=True)
             check("a clean stop", server.stop() == 0)

@@ -8,7 +8,10 @@
  *     IDLE --a tier is full--> COPY <--> SEAL --last--> COMMIT --> WAIT --durable--> IDLE
  *
  * Messages: what is fired by a started commit is left out; a tombstone and its victim meet and both vanish; a
- * tombstone whose victim is in another tier goes on.
+ * tombstone whose victim is in another tier goes on. So that cancelled messages free their space before their
+ * time, all tiers are merged, over the time that tombstones span, as soon as these are a quarter as many as the
+ * messages there: a cancelled message costs the writing of three others at most. Once for each checkpoint,
+ * since only that brings more.
  * Ids: of one key the newest entry stays; a finished one is left out when its time is over, measured at the
  * base, so that a record which is read again after a crash finds what it found before.
  *
@@ -41,13 +44,55 @@ static bool ids_overflow(const struct schedule *s) {
     return finished > most || (all > most && s->base_ms - s->id_merge_ms >= ID_MERGE_MS);
 }
 
-static bool is_input(const struct run *r, enum run_kind kind, uint8_t tier, bool all_tiers) {
-    return r->kind == kind && !r->dropping && (all_tiers ? r->tier <= tier : r->tier == tier);
+struct span {
+    struct place first, last;
+};
+static const struct span always = {{0, 0}, {INT64_MAX, UINT64_MAX}};
+
+static bool overlaps(const struct run *r, const struct span *s) {
+    return !place_before(r->last, s->first) && !place_before(s->last, r->first);
 }
 
-static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, bool all_tiers) {
+/* One tier, or all of them up to this one within a span. */
+static bool is_input(const struct run *r, enum run_kind kind, uint8_t tier, const struct span *within) {
+    if (r->kind != kind || r->dropping) return false;
+    return within ? r->tier <= tier && overlaps(r, within) : r->tier == tier;
+}
+
+/* Tombstones are a quarter of the messages in the span of their runs, or more. */
+static bool much_is_dead(const struct schedule *s, struct span *out) {
+    enum { QUARTER = 4 };
+    uint64_t messages = 0, tombstones = 0;
+    struct span span = {PLACE_END, {0, 0}};
+    for (size_t i = 0; i < s->run_count; i++) {
+        const struct run *r = s->runs[i].run;
+        uint64_t n =
+            r->kind == RUN_MESSAGES && !r->dropping ? r->tombstones - s->runs[i].cursor.before[1] : 0;
+        if (n == 0) continue;
+        tombstones += n;
+        if (place_before(r->first, span.first)) span.first = r->first;
+        if (place_before(span.last, r->last)) span.last = r->last;
+    }
+    for (size_t i = 0; tombstones && i < s->run_count; i++) {
+        const struct run *r = s->runs[i].run;
+        if (r->kind == RUN_MESSAGES && !r->dropping && overlaps(r, &span))
+            messages += r->messages - s->runs[i].cursor.before[0];
+    }
+    *out = span;
+    return tombstones > 0 && tombstones * QUARTER >= messages;
+}
+
+static uint8_t top_tier(const struct schedule *s, enum run_kind kind) {
+    uint8_t top = 0;
+    for (size_t i = 0; i < s->run_count; i++)
+        if (s->runs[i].run->kind == kind && s->runs[i].run->tier > top) top = s->runs[i].run->tier;
+    return top;
+}
+
+static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, const struct span *within) {
     struct merge *m = &s->merge;
-    *m = (struct merge){.kind = kind, .tier = (uint8_t)(tier + 1), .group = s->next_group};
+    bool stays = within && tier > 0; /* all that there is: no reason to climb */
+    *m = (struct merge){.kind = kind, .tier = stays ? tier : (uint8_t)(tier + 1), .group = s->next_group};
     m->inputs = calloc(s->run_count, sizeof *m->inputs);
     if (!m->inputs) return HF_ENOMEM;
     hf_buf_init(&m->held, ENTRY_MAX);
@@ -55,14 +100,15 @@ static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, b
     struct place after = kind == RUN_MESSAGES ? s->started : (struct place){0, 0};
     for (size_t i = 0; i < s->run_count; i++) {
         struct run *r = s->runs[i].run;
-        if (!is_input(r, kind, tier, all_tiers)) continue;
+        if (!is_input(r, kind, tier, within)) continue;
         enum hf_err e = run_cursor_open(&m->inputs[m->input_count], s->engine, r, after);
         if (e) return e;
         r->merging = true;
         m->input_count++;
     }
     s->next_group++;
-    if (all_tiers) s->id_merge_ms = s->base_ms;
+    if (within && kind == RUN_IDS) s->id_merge_ms = s->base_ms;
+    if (within && kind == RUN_MESSAGES) s->swept_at = s->count.checkpoints;
     schedule_runs_changed(s);
     return HF_OK;
 }
@@ -72,11 +118,11 @@ static enum hf_err choose(struct schedule *s) {
     static const enum run_kind kinds[] = {RUN_MESSAGES, RUN_IDS};
     for (size_t k = 0; k < 2; k++)
         for (uint8_t tier = 0; tier < TIERS_MAX; tier++)
-            if (groups_of(s, kinds[k], tier) >= s->o.fan_in) return begin(s, kinds[k], tier, false);
-    uint8_t top = 0;
-    for (size_t i = 0; i < s->id_run_count; i++)
-        if (s->id_runs[i]->tier > top) top = s->id_runs[i]->tier;
-    if (ids_overflow(s)) return begin(s, RUN_IDS, top, true);
+            if (groups_of(s, kinds[k], tier) >= s->o.fan_in) return begin(s, kinds[k], tier, NULL);
+    if (ids_overflow(s)) return begin(s, RUN_IDS, top_tier(s, RUN_IDS), &always);
+    struct span span;
+    if (s->swept_at != s->count.checkpoints && much_is_dead(s, &span))
+        return begin(s, RUN_MESSAGES, top_tier(s, RUN_MESSAGES), &span);
     s->merge_wanted = false;
     return HF_OK;
 }

@@ -177,6 +177,7 @@ struct schedule {
     int64_t id_horizon_ms;    /* for records read from now on */
     int64_t base_horizon_ms;  /* durable */
     int64_t id_merge_ms;      /* base at the last merge of all ids */
+    uint64_t swept_at;        /* checkpoints until the last merge for tombstones' sake */
     int64_t merge_retry_mono; /* after one that found no room */
 
     struct zone_slot zones[ZONES_MAX];
