@@ -43,7 +43,7 @@ PUNCTUAL_SERVICES = 2  # for the payments that aim at the millisecond in which t
 SKUS = 10
 GROUPS = ["inventory", "points", "coupon"]
 POISON = {f"{i}": "reject" if i % 2 else "never" for i in range(1, 7)}
-PATIENCE_S = 30
+PATIENCE_S = 120  # more than it takes on a machine that is busy with other things; nothing waits so long without need
 
 
 def say(text):
@@ -74,7 +74,7 @@ class Program:
         if how and self.process.poll() is None:
             self.process.send_signal(how)
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=PATIENCE_S):
         """True if it ended by itself, and well."""
         try:
             self.process.wait(seconds)
@@ -310,7 +310,7 @@ class Shop:
         for group in GROUPS:
             open(self.stall_file(group), "w").close()
         waiting = {p.process.pid: key for key, p in self.workers.items() if key[0] in GROUPS}
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         killed = set()
         while len(killed) < len(GROUPS) and time.monotonic() < end:
             for pid in {e["pid"] for e in self.events("stalled")} & set(waiting) - killed:
@@ -331,7 +331,7 @@ class Shop:
 
     def kill_server(self):
         with contextlib.suppress(TimeoutError):
-            servers.until(self.busy, "busy workers", seconds=10)
+            servers.until(self.busy, "busy workers", seconds=PATIENCE_S / 4)
         self.note(event="server-killed")
         self.server.process.kill()
         self.server.process.wait()
@@ -404,7 +404,7 @@ class Shop:
     def stop(self):
         self.done.set()
         for t in self.threads:
-            t.join(30)
+            t.join(PATIENCE_S)
         for p in self.workers.values():
             p.end(signal.SIGTERM)
         for key, p in self.workers.items():
