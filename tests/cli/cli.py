@@ -130,7 +130,8 @@ good) exit 0 ;;
 late) [ "$HF_ATTEMPT" = 2 ]; exit $(( $? * 75 )) ;;
 bad) exit 65 ;;
 broken) exit 9 ;;
-slow) echo $$ >> "$0.slow"; trap "" TERM; sleep 1000 & wait; exec sleep 1000 ;;
+slow) echo $$ >> "$0.slow"; trap "" TERM; exec sleep 1000 ;;
+family) echo $$ >> "$0.slow"; sleep 1000 & echo $! >> "$0.slow"; wait ;;
 esac
 """
 
@@ -138,13 +139,13 @@ esac
 class Work:
     """A holdfast work and the lines that its program has written."""
 
-    def __init__(self, cli, folder, group, *flags):
+    def __init__(self, cli, folder, topic, group, *flags):
         self.path = os.path.join(folder, group)
         with open(self.path, "w") as f:
             f.write(HANDLER)
         os.chmod(self.path, 0o755)
-        self.process = subprocess.Popen([cli.binary, "work", *cli.at, "--topic", "work", "--group", group, *flags, "--",
-                                         self.path], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([cli.binary, "work", *cli.at, "--topic", topic, "--group", group, *flags, "--",
+                                         self.path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def lines(self, suffix=".log"):
         try:
@@ -181,32 +182,32 @@ def gone(pid):
 
 
 def a_programs_exit_status_settles_its_message(cli):
-    for value in ("good", "late", "bad", "broken", "slow"):
+    for value in ("good", "late", "bad", "broken", "slow", "family"):
         cli("send", "work", value, "--key", "k-" + value, "--message.id", "m-" + value, "--header", "my.colour=red")
     letters = lambda: {m["message_id"]: dict(m["headers"]) for m in cli.json("dlq", "list", "--group", "w")}
     with tempfile.TemporaryDirectory(prefix="holdfast-work-") as folder:
-        with Work(cli, folder, "w", "--attempts", "2", "--retry.first", "50ms", "--retry.max", "100ms", "--timeout",
+        with Work(cli, folder, "work", "w", "--attempts", "2", "--retry.first", "50ms", "--retry.max", "100ms", "--timeout",
                   "1s") as work:
-            until(lambda: any(t["topic"] == "dlq.w" for t in cli.json("topic", "list")) and len(letters()) == 3, "letters")
+            until(lambda: any(t["topic"] == "dlq.w" for t in cli.json("topic", "list")) and len(letters()) == 4, "letters")
             until(lambda: [(r["unsettled"], r["offset"]) for r in cli.json("group", "describe", "w")
-                           if r["topic"] == "work"] == [(0, 5)], "settled")
+                           if r["topic"] == "work"] == [(0, 6)], "settled")
             assert work.end() == 0
         tried = work.lines()
         assert ("work", "k-good", "m-good", "1", "0", "red", "good") in tried, tried
-        count = {v: sum(t[6] == v for t in tried) for v in ("good", "late", "bad", "broken", "slow")}
-        assert count == {"good": 1, "late": 2, "bad": 1, "broken": 2, "slow": 2}, tried
+        count = {v: sum(t[6] == v for t in tried) for v in ("good", "late", "bad", "broken", "slow", "family")}
+        assert count == {"good": 1, "late": 2, "bad": 1, "broken": 2, "slow": 2, "family": 2}, tried
         assert [t[3] for t in tried if t[6] == "late"] == ["1", "2"], tried
         reasons = {i: h["hf-dlq-reason"] for i, h in letters().items()}
-        assert reasons == {"m-bad": "rejected", "m-broken": "exhausted", "m-slow": "timeout"}, reasons
-        until(lambda: all(gone(pid) for pid, in work.lines(".slow")), "programs that were told to end and did not are killed")
+        assert reasons == {"m-bad": "rejected", "m-broken": "exhausted", "m-slow": "timeout", "m-family": "timeout"}, reasons
+        until(lambda: all(gone(pid) for pid, in work.lines(".slow")), "killed, and what they had started too")
         a_dead_letter_is_replayed_and_dropped(cli, folder, letters)
 
 
 def a_dead_letter_is_replayed_and_dropped(cli, folder, letters):
     assert cli("dlq", "replay", "m-bad", "--group", "w") == "replay 1\n"
-    assert set(letters()) == {"m-broken", "m-slow"}
+    assert set(letters()) == {"m-broken", "m-slow", "m-family"}
     os.unlink(os.path.join(folder, "w.log"))
-    with Work(cli, folder, "w", "--attempts", "2") as work:
+    with Work(cli, folder, "work", "w", "--attempts", "2") as work:
         until(lambda: "m-bad" in letters(), "the replayed one is rejected again")
         assert work.end() == 0
     assert work.lines() == [("work", "k-bad", "m-bad", "1", "0", "red", "bad")], work.lines()
@@ -214,7 +215,7 @@ def a_dead_letter_is_replayed_and_dropped(cli, folder, letters):
     shown = json.loads(cli("dlq", "show", "m-bad", "--group", "w"))
     assert shown["value"] == "bad" and dict(shown["headers"])["my.colour"] == "red", shown
     cli("dlq", "drop", "m-nobody", "--group", "w", status=1)
-    assert cli("dlq", "drop", "--all", "--group", "w") == "drop 3\n" and not letters()
+    assert cli("dlq", "drop", "--all", "--group", "w") == "drop 4\n" and not letters()
     cli("dlq", "drop", "--group", "w", status=2)
     cli("dlq", "list", status=2)
 
@@ -227,8 +228,9 @@ def a_program_that_cannot_run_stops_the_worker_and_condemns_nothing(cli):
 
 
 def a_program_dies_with_its_worker(cli):
+    cli("send", "orphans", "slow")
     with tempfile.TemporaryDirectory(prefix="holdfast-work-") as folder:
-        with Work(cli, folder, "orphan") as work:
+        with Work(cli, folder, "orphans", "orphan") as work:
             until(lambda: work.lines(".slow"), "the slow one runs")
             assert work.end(signal.SIGKILL) == -signal.SIGKILL
             (pid,), = work.lines(".slow")
