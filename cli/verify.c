@@ -1,6 +1,7 @@
 /* holdfast verify: reads a data folder that nobody serves, and says what is damaged.
  *
  *     holdfast verify DATA
+ *     holdfast verify DATA --salvage
  *     holdfast verify DATA --adopt FOLDER…
  *
  * The store's own start and scrubber run on the folder, with one difference: what they write stays in memory
@@ -14,6 +15,7 @@
 #include "store/log/log.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -24,10 +26,15 @@ struct verify_command {
     const char *data;
     const char *folders[FOLDERS_MAX]; /* --adopt */
     size_t folder_count;
-    uint64_t damaged, rebuilt;
+    bool salvage;
+    uint64_t damaged, rebuilt, lost;
 };
 
-static const struct hf_options options = {"verify", NULL, 0};
+static const struct hf_option rows[] = {
+    {"salvage", HF_OPTION_SWITCH, offsetof(struct verify_command, salvage), .fallback = "false",
+     .help = "cut out what is damaged: it is lost for good, and told"},
+};
+static const struct hf_options options = {"verify", rows, sizeof rows / sizeof *rows};
 
 static void print_damage(void *arg, const struct log_damage *d) {
     struct verify_command *c = arg;
@@ -83,6 +90,36 @@ static int verify(struct verify_command *c) {
     else if (e)
         return cli_fail("verify", e);
     return c->damaged + c->rebuilt > 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- --salvage ---- */
+
+static void print_lost(void *arg, const struct log_lost *x) {
+    struct verify_command *c = arg;
+    c->lost += (uint64_t)(x->to - x->from);
+    (void)printf("lost topic=%s partition=%d from=%" PRId64 " to=%" PRId64 "\n", x->topic, (int)x->partition,
+                 x->from, x->to);
+}
+
+static int salvage(struct verify_command *c) {
+    struct hf_env *env;
+    struct stat st;
+    struct log *l = NULL;
+    struct log_options o = {.scrub_interval_ms = -1, .damaged = print_damage, .damaged_arg = c};
+    if (stat(c->data, &st)) return cli_usage("verify", "%s is no folder", c->data);
+    enum hf_err e = env_posix_open(&(struct env_posix_options){.root = c->data}, &env), closed = HF_OK;
+    if (e) return cli_fail("verify", e);
+    if (!is_store(env)) {
+        hf_env_close(env);
+        return cli_usage("verify", "%s is no data folder: it has no superblock-0", c->data);
+    }
+    e = log_open(env, &o, &l);
+    if (!e) e = log_salvage(l, print_lost, c);
+    if (l) closed = log_close(l);
+    hf_env_close(env);
+    if (!e) e = closed;
+    (void)printf("salvaged lost=%" PRIu64 "\n", c->lost);
+    return e ? cli_fail("verify", e) : CLI_DONE;
 }
 
 /* ---- --adopt ---- */
@@ -198,16 +235,20 @@ int cli_verify(int argc, char **argv) {
     bool stop;
     if (!cli_take_repeated(&argc, argv, "adopt", c.folders, FOLDERS_MAX, &c.folder_count))
         return cli_usage("verify", "--adopt wants a folder");
-    int status =
-        cli_settings(&config, &options, "holdfast verify DATA [--adopt FOLDER]…", argc, argv, &c, &stop);
+    int status = cli_settings(&config, &options, "holdfast verify DATA [--salvage | --adopt FOLDER…]", argc,
+                              argv, &c, &stop);
     if (!stop && config.rest_count != 1) {
         status = cli_usage("verify", "the data folder is missing");
+        stop = true;
+    }
+    if (!stop && c.salvage && c.folder_count > 0) {
+        status = cli_usage("verify", "--salvage and --adopt are two commands");
         stop = true;
     }
     if (!stop) {
         c.data = config.rest[0];
         raise_descriptor_limit();
-        status = c.folder_count > 0 ? adopt(&c) : verify(&c);
+        status = c.folder_count > 0 ? adopt(&c) : c.salvage ? salvage(&c) : verify(&c);
     }
     hf_config_fini(&config);
     return status;

@@ -210,6 +210,21 @@ HF_CHECK enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32
  * always. Fails with the last error of what could not be read. */
 HF_CHECK enum hf_err log_scrub(struct log *l);
 
+/* ---- what is damaged is given up ---- */
+
+/* Offsets [from, to) of a partition are gone; some of them may have been left out before. */
+struct log_lost {
+    const char *topic;
+    int32_t partition;
+    int64_t from, to;
+};
+typedef void log_lost_fn(void *arg, const struct log_lost *x);
+
+/* Cuts out of every partition what is damaged, durable or not, and tells what is lost by it. For tools: it
+ * blocks, of a log that was just opened; stop it cleanly afterwards. Fails where it could not go on: what was told
+ * until then is lost, all else is as it was. */
+HF_CHECK enum hf_err log_salvage(struct log *l, log_lost_fn *lost, void *arg);
+
 /* ---- a partition from elsewhere ---- */
 
 struct log_adopted {

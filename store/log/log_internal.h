@@ -15,6 +15,7 @@
  *     configure.c   what topics are told       settings.c    its names and ranges
  *     manifest.c    what a closed segment must be     proof.c    and whether it is: damage, rebuilding
  *     scrub.c       what nobody reads               adopt.c    a partition that Kafka wrote comes in
+ *     salvage.c     what is damaged is cut out, if an operator says so
  *
  * Everything here belongs to the core thread. */
 #ifndef STORE_LOG_INTERNAL_H

@@ -5,6 +5,7 @@
 """
 
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def a_folder_that_is_served_is_refused(data):
 
 
 def read(server, topic):
-    return run("tail", topic, "--exit", "--json", "--server", server.kafka, "--api", server.http)
+    return run("tail", topic, "--from", "earliest", "--exit", "--json", "--server", server.kafka, "--api", server.http)
 
 
 def a_partition_folder_is_adopted_at_its_offsets(data):
@@ -98,6 +99,7 @@ def a_partition_folder_is_adopted_at_its_offsets(data):
     home = data + "-adopting"
     with Holdfast(BINARY, os.path.dirname(data)) as server:
         want = read(server, "orders")
+        assert len(want.splitlines()) == 400
         assert server.stop() == 0
     folder = os.path.join(data, "topics", "orders-0")
     out = run("verify", os.path.join(home, "data"), "--adopt", folder, status=1)  # no folder to make it in
@@ -111,10 +113,30 @@ def a_partition_folder_is_adopted_at_its_offsets(data):
     assert "damaged=0 rebuilt=0" in run("verify", os.path.join(home, "data"))
 
 
+def what_is_damaged_is_given_up_only_when_asked_and_told(data):
+    """Last: it changes the folder."""
+    path = os.path.join(data, "topics", "orders-0", "00000000000000000000.log")
+    size = os.path.getsize(path)
+    flip(path, 9000)
+    with Holdfast(BINARY, os.path.dirname(data)) as server:  # to be served is not to be changed
+        assert server.stop() == 0
+    assert os.path.getsize(path) == size
+    out = run("verify", data, "--salvage")
+    lost = [line for line in out.splitlines() if line.startswith("lost ")]
+    assert lost == ["lost topic=orders partition=0 from=0 to=100"] and "salvaged lost=100" in out, out
+    assert "damaged=0" in run("verify", data)
+    with Holdfast(BINARY, os.path.dirname(data)) as server:
+        left = [json.loads(line)["offset"] for line in read(server, "orders").splitlines()]
+        assert left == list(range(100, 400)), left
+        fill(server, "orders", 1)
+        assert server.stop() == 0
+    assert "salvaged lost=0" in run("verify", data, "--salvage")
+
+
 TESTS = [nothing_is_said_of_a_whole_folder_and_nothing_is_changed, damage_is_named_by_file_byte_and_offset,
          an_index_is_told_as_what_can_be_made_again, a_start_that_would_be_refused_is_said_to_be,
          what_is_no_data_folder_is_refused, a_folder_that_is_served_is_refused,
-         a_partition_folder_is_adopted_at_its_offsets]
+         a_partition_folder_is_adopted_at_its_offsets, what_is_damaged_is_given_up_only_when_asked_and_told]
 
 
 def main():

@@ -12,6 +12,7 @@
  *   D3  every batch, state key and run that is given out is what it was
  *   D4  if only things that can be made again were told, nothing is missing
  *   D5  damage to indexes, manifests and the like loses nothing
+ *   D6  after a salvage nothing is damaged any more, and exactly those batches are missing that it told as lost
  *
  * D1 and D2 leave out bytes that mean nothing: LOCK, journal files after a clean stop, what lies behind the
  * end of a snapshot. */
@@ -349,6 +350,50 @@ static void compare(const struct damage *d, const struct world *was, const struc
     if (!all && can_be_made_again(d)) broken(d, "D5", "something is missing");
 }
 
+/* ---- salvage ---- */
+
+static bool gone[PARTITIONS][OFFSETS];
+
+static void note_lost(void *arg, const struct log_lost *x) {
+    (void)arg;
+    for (int p = 0; p < PARTITIONS; p++) {
+        if (strcmp(places[p].topic, x->topic) != 0 || places[p].partition != x->partition) continue;
+        for (int64_t i = x->from; i < x->to && i < OFFSETS; i++) gone[p][i] = true;
+    }
+}
+
+static void check_salvaged(const struct damage *d, const struct world *was, const struct world *is) {
+    for (int p = 0; p < PARTITIONS; p++) {
+        for (int64_t i = 0; i < OFFSETS; i++) {
+            uint64_t want = gone[p][i] ? 0 : was->batch[p][i];
+            if (is->batch[p][i] == want) continue;
+            broken(d, "D6",
+                   want == 0         ? "told as lost, but there"
+                   : is->batch[p][i] ? "another"
+                                     : "missing, not told");
+            return;
+        }
+    }
+}
+
+static void try_salvage(struct fixture *f, struct hf_env *copy, const struct damage *d,
+                        const struct world *was) {
+    static struct world is;
+    struct log *l;
+    hf_sim_restart(f->sim);
+    assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
+    memset(gone, 0, sizeof gone);
+    enum hf_err e = log_salvage(l, note_lost, NULL), closed = log_close(l);
+    if (e || closed) broken(d, "D6", hf_err_text(e ? e : closed));
+    hf_sim_restart(f->sim);
+    memset(&told.damages, 0, sizeof told.damages);
+    assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
+    if (log_scrub(l) || told.damages > 0) broken(d, "D6", "still damaged");
+    see(l, &is);
+    log_abandon(l);
+    check_salvaged(d, was, &is);
+}
+
 static void try_one(struct fixture *f, const struct damage *d, const struct world *was) {
     static struct world is;
     struct hf_env *copy;
@@ -367,6 +412,10 @@ static void try_one(struct fixture *f, const struct damage *d, const struct worl
     } else if (told.damages == 0) {
         broken(d, "D1", hf_err_text(e));
     }
+    int damages = told.damages;
+    if (!e && !crashed && damages > 0 && (is_segment(d->file) || d->kind == SWAP))
+        try_salvage(f, copy, d, was);
+    told.damages = damages;
     hf_env_close(copy);
     hf_sim_restart(f->sim);
     if (means_nothing(d) || crashed) return;
