@@ -170,6 +170,8 @@ static enum hf_err topic_for(const struct verify_command *c, size_t i, struct lo
     }
     struct outcome o = {0};
     struct log_topic_config config = {.partitions = partitions_of(c, topic)};
+    log_settings_put(&config.settings, LOG_RETENTION_MS, -1); /* old records are what it is about */
+    log_settings_put(&config.settings, LOG_RETENTION_BYTES, -1);
     enum hf_err e = log_topic_create(l, topic, &config, created, &o);
     while (!e && !o.ended) {
         (void)log_step(l);

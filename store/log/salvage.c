@@ -224,7 +224,8 @@ static enum hf_err rewrite(struct salvage *x) {
     free(x->bytes);
     x->bytes = NULL;
     if (!e) e = replace(x, made);
-    if (!e && x->torn) tell_lost(x, s->p, x->covered, s->next->base);
+    bool hole = s->follows >= 0 && s->follows != s->next->base;
+    if (!e && (x->torn || hole)) tell_lost(x, s->p, x->covered, s->next->base);
     return e ? e : look_anew(s);
 }
 
