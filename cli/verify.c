@@ -2,13 +2,28 @@
  *
  *     holdfast verify DATA
  *     holdfast verify DATA --salvage
- *     holdfast verify DATA --adopt FOLDER…
+ *     holdfast verify DATA --adopt FOLDER [--adopt FOLDER]...
  *
  * The store's own start and scrubber run on the folder, with one difference: what they write stays in memory
- * (env/overlay.h). So it is found what a server would find, and nothing is changed. One line on stdout for
- * each damage: damaged file=topics/orders-0/00000000000000000000.log byte=5120 offset=71 what="…" rebuilt
- * file=…     what a server makes again at its next start: nothing is lost and one at the end. Exit status: 0
- * all is right, 1 something is not, or could not be read, 2 wrong usage. */
+ * (env/overlay.h). So it is found what a server would find, and nothing is changed. One line on stdout for each
+ * damage, and one at the end:
+ *
+ *     damaged file=topics/orders-0/00000000000000000000.log byte=5120 offset=71 what="..."
+ *     rebuilt file=...     what a server makes again at its next start: nothing is lost
+ *
+ * --salvage cuts what is damaged out of the partitions, so that the rest is served again (store/log/salvage.c), and
+ * says what is gone for good:
+ *
+ *     lost topic=orders partition=0 from=71 to=74      offsets 71, 72 and 73
+ *
+ * A folder with which a server does not start is not salvaged: exit status 1.
+ *
+ * --adopt copies what a Kafka broker left in FOLDER, which is named <topic>-<partition>, into the store as a topic
+ * that is not there yet, at the same offsets; given again for each partition. FOLDER is only read, DATA is made if it
+ * is not there. The topic keeps everything (retention.ms and retention.bytes are -1) until it is told otherwise.
+ * What did not end with status 0 leaves a topic that is to be deleted.
+ *
+ * Exit status: 0 all is right, 1 something is not, or could not be read or done, 2 wrong usage. */
 #include "common.h"
 #include "env/overlay.h"
 #include "env/posix.h"
