@@ -284,6 +284,12 @@ enum hf_err broker_stop_on_signal(struct broker *b, int number) {
     return event_add(e, NULL) == 0 ? HF_OK : HF_EIO;
 }
 
+void broker_hold(struct broker *b, bool held) {
+    if (b->held == held) return;
+    b->held = held;
+    if (!held) connections_resume(b);
+}
+
 void broker_wake(struct broker *b) {
     event_active(b->timer, EV_TIMEOUT, 0);
 }

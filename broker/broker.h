@@ -168,6 +168,9 @@ void broker_close(struct broker *b);
 const char *broker_kafka_address(const struct broker *b);
 const char *broker_http_address(const struct broker *b);
 
+/* No produce request is started while it is held; they queue, and their connections are not read. */
+void broker_hold(struct broker *b, bool held);
+
 /* Ends the wait now, so that step is called. From the loop's thread. */
 void broker_wake(struct broker *b);
 

@@ -25,6 +25,7 @@ struct broker {
     struct broker_http_server *http;
     char address[BROKER_ADDRESS], http_address[BROKER_ADDRESS];
     bool stopping;
+    bool held; /* produce requests are not started */
 
     /* Connections in the order of their last activity, oldest first. */
     struct broker_connection *oldest, *newest;
@@ -57,6 +58,8 @@ void connection_mark_dirty(struct broker_connection *c);
 void connections_drop(struct broker *b);
 /* Starts requests and writes answers of all dirty connections; lets starved ones read. */
 void connections_settle(struct broker *b);
+/* All of them may have a request that was held back. */
+void connections_resume(struct broker *b);
 /* Closes what has been idle or stalled for too long. */
 void connections_sweep(struct broker *b);
 const char *connection_address(const struct broker_connection *c);

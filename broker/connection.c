@@ -379,6 +379,7 @@ static void on_io(evutil_socket_t fd, short what, void *arg) {
 static bool may_start(const struct broker_connection *c, const struct broker_request *rq) {
     const struct broker_options *o = &c->broker->options;
     if (c->fd >= 0 && evbuffer_get_length(c->out) > o->answers_max) return false;
+    if (c->broker->held && rq->api->traits & KAFKA_PIPELINED) return false;
     if (c->started == 0) return true;
     return (rq->api->traits & KAFKA_PIPELINED) && c->side_by_side && c->started < o->pipeline_max;
 }
@@ -498,6 +499,11 @@ void connections_settle(struct broker *b) {
         if (c->fd < 0 && !c->first && !c->dirty && !c->starved) free_connection(c);
         if (!b->dirty) unstarve(b);
     }
+}
+
+void connections_resume(struct broker *b) {
+    for (struct broker_connection *c = b->oldest; c; c = c->newer)
+        if (c->first) connection_mark_dirty(c);
 }
 
 void connections_drop(struct broker *b) {

@@ -8,9 +8,8 @@
 #include <pthread.h>
 
 enum {
-    POSIX_URGENT_THREADS = 1,     /* the journal: one file, so one thread */
-    POSIX_BACKGROUND_THREADS = 2, /* segments and folders */
-    POSIX_THREADS = POSIX_URGENT_THREADS + POSIX_BACKGROUND_THREADS,
+    POSIX_THREADS_FIRST = 3, /* one for the journal, two for segments and folders */
+    POSIX_THREADS_MAX = 64, /* further ones are started for segments and folders when all of those are busy */
 };
 
 /* First in, first out, linked through env_sync.next. */
@@ -25,13 +24,14 @@ struct posix_sync {
     pthread_cond_t wanted[2]; /* [urgent] */
     struct sync_queue queues[2];
     struct sync_queue ended;
+    size_t background, idle; /* requests in the second queue, and threads that wait for one */
     bool stop;
     size_t under_way; /* begun and not yet completed: the core thread's own */
     struct posix_lane {
         struct posix_sync *sync;
         bool urgent;
         pthread_t thread;
-    } lanes[POSIX_THREADS];
+    } lanes[POSIX_THREADS_MAX];
     size_t lane_count;
 };
 

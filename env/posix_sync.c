@@ -6,7 +6,9 @@
  *     sync_begin  →   ▢ ▢ ▢           →   fdatasync     →    ▢ ▢    eventfd → env_poll → done(s, e)
  *
  * The journal has a thread of its own, so that an answer never waits behind a segment of 256 MiB. More
- * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync. A deleted
+ * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync. Segments
+ * and folders get as many threads as wait at a time, within a limit: a file system makes the files of all who
+ * call fsync together durable by one commit of its own journal, so 64 cost little more than one. A deleted
  * file is closed by a background thread too: whoever closes it last gives its blocks back, which takes as
  * long as a sync.
  *
@@ -23,6 +25,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+enum { STACK = 256 << 10 };
 
 static void queue_init(struct sync_queue *q) {
     q->first = NULL;
@@ -82,9 +86,12 @@ static void *lane_run(void *arg) {
         struct env_sync *request = queue_take(q);
         if (!request && s->stop) break;
         if (!request) {
+            if (!lane->urgent) s->idle++;
             pthread_cond_wait(&s->wanted[lane->urgent], &s->lock);
+            if (!lane->urgent) s->idle--;
             continue;
         }
+        if (!lane->urgent) s->background--;
         pthread_mutex_unlock(&s->lock);
         bool closes = !request->done;
         if (closes)
@@ -101,19 +108,21 @@ static void *lane_run(void *arg) {
     return NULL;
 }
 
-/* Signals belong to the loop's thread: the lanes start with all of them blocked. */
-static enum hf_err start_lanes(struct posix_sync *s) {
+/* Signals belong to the loop's thread: the lanes start with all of them blocked. Only the core thread starts
+ * lanes. */
+static enum hf_err start_lane(struct posix_sync *s) {
+    struct posix_lane *lane = &s->lanes[s->lane_count];
+    *lane = (struct posix_lane){.sync = s, .urgent = s->lane_count == 0};
     sigset_t all, before;
+    pthread_attr_t small;
     sigfillset(&all);
+    pthread_attr_init(&small);
+    (void)pthread_attr_setstacksize(&small, STACK);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = 0;
-    for (size_t i = 0; i < POSIX_THREADS && !failed; i++) {
-        struct posix_lane *lane = &s->lanes[i];
-        *lane = (struct posix_lane){.sync = s, .urgent = i < POSIX_URGENT_THREADS};
-        failed = pthread_create(&lane->thread, NULL, lane_run, lane);
-        if (!failed) s->lane_count++;
-    }
+    int failed = pthread_create(&lane->thread, &small, lane_run, lane);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&small);
+    if (!failed) s->lane_count++;
     return failed ? hf_err_from_errno(failed) : HF_OK;
 }
 
@@ -127,7 +136,8 @@ enum hf_err posix_sync_init(struct posix_sync *s, int root_fd) {
     queue_init(&s->queues[false]);
     queue_init(&s->queues[true]);
     queue_init(&s->ended);
-    enum hf_err e = start_lanes(s);
+    enum hf_err e = HF_OK;
+    while (!e && s->lane_count < POSIX_THREADS_FIRST) e = start_lane(s);
     if (e) posix_sync_fini(s);
     return e;
 }
@@ -148,8 +158,11 @@ void posix_sync_fini(struct posix_sync *s) {
 static void ask(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_lock(&s->lock);
     queue_put(&s->queues[request->urgent], request);
+    if (!request->urgent) s->background++;
+    bool more = s->background > s->idle && s->lane_count < POSIX_THREADS_MAX;
     pthread_cond_signal(&s->wanted[request->urgent]);
     pthread_mutex_unlock(&s->lock);
+    if (more) (void)start_lane(s); /* without it, it takes longer */
 }
 
 void posix_sync_begin(struct hf_env *env, struct env_sync *request) {

@@ -56,6 +56,7 @@ static void log_metrics(const struct server *s, struct hf_buf *out) {
     metric(out, "holdfast_log_scrubs_total", "counter", l.scrubs);
     metric(out, "holdfast_log_scrubbed_bytes_total", "counter", l.scrubbed_bytes);
     metric(out, "holdfast_disk_free_bytes", "gauge", l.free_bytes);
+    metric(out, "holdfast_open_segment_files", "gauge", l.open_files);
 }
 
 static void on_metrics(void *state, struct broker_http *rq) {

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { STEP_MS_MAX = 100, REASON_ROOM = 64 << 10 };
@@ -90,6 +91,7 @@ static int64_t step(void *arg) {
     /* What the parts began (commits) is the log's work now. */
     int64_t again_ms = log_step(s->log);
     if (again_ms < wait_ms) wait_ms = again_ms;
+    broker_hold(s->broker, log_crowded(s->log));
     if (next_ms >= now_ms + wait_ms) return wait_ms * 1000;
     return next_ms <= now_ms ? 0 : next_ms * 1000 - env_wall_us(s->env);
 }
@@ -101,6 +103,16 @@ static enum env_level level_of(const char *text) {
            : strcmp(text, "warn") == 0 ? ENV_WARN
            : strcmp(text, "info") == 0 ? ENV_INFO
                                        : ENV_DEBUG;
+}
+
+/* Half of the descriptors that connections leave: appends may go half as far again, indexes take the rest. */
+static size_t files_of_the_log(const struct server_settings *o) {
+    enum { OURS = 256, LEAST = 512, MOST = 1 << 16 };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return LEAST;
+    rlim_t others = (rlim_t)(o->connections_max + o->http_connections_max + OURS);
+    rlim_t left = limit.rlim_cur > others ? (limit.rlim_cur - others) / 2 : 0;
+    return left < LEAST ? LEAST : left > MOST ? MOST : (size_t)left;
 }
 
 static enum hf_err open_store(struct server *s) {
@@ -119,6 +131,7 @@ static enum hf_err open_store(struct server *s) {
         .auto_create = o->auto_create,
         .settings = s->settings_of_topics,
         .retention_check_ms = o->retention_check_ms,
+        .open_files = files_of_the_log(o),
         .scrub_interval_ms = o->scrub_interval_ms ? o->scrub_interval_ms : -1,
         .scrub_bytes_s = (uint64_t)o->scrub_bytes_s,
         .compaction_bytes = (size_t)o->compaction_memory,

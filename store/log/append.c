@@ -62,7 +62,7 @@ static enum hf_err judge(struct log *l, struct log_partition *p, const uint8_t *
     enum hf_err e = batch_parse(batch, n, b);
     if (e) return e == HF_EEND ? HF_EINVAL : e;
     if (b->size != n) return HF_EINVAL;
-    return l->waiting >= LOG_WAITING_MAX ? HF_EAGAIN : HF_OK;
+    return l->waiting >= LOG_WAITING_MAX || segments_crowded(p) ? HF_EAGAIN : HF_OK;
 }
 
 /* Fields that the log fills in. */

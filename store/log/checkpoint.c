@@ -24,11 +24,28 @@ bool checkpoint_idle(const struct log *l) {
     return l->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
+/* Journal bytes from one to the next. Thousands of dirty partitions make one dear, so it comes less often. */
+static uint64_t interval(const struct log *l) {
+    uint64_t wanted = (uint64_t)l->dirty_count * LOG_CHECKPOINT_EACH;
+    if (wanted > LOG_CHECKPOINT_MAX) wanted = LOG_CHECKPOINT_MAX;
+    return wanted > l->o.checkpoint_bytes ? wanted : l->o.checkpoint_bytes;
+}
+
+/* The same for whoever keeps room: not less than the last one needed. */
+uint64_t checkpoint_bytes(const struct log *l) {
+    uint64_t now = interval(l);
+    return now > l->checkpoint.bytes ? now : l->checkpoint.bytes;
+}
+
 static void mark_dirty(struct log *l) {
+    struct checkpoint *c = &l->checkpoint;
     struct log_partition *p;
+    if (hf_mutate(11) || (hf_mutate(15) && !l->open)) return;
     DL_FOREACH2(l->dirty, p, dirty_next) {
-        p->checkpoint = l->checkpoint.number;
+        p->owed = p->todo = true;
         p->checkpoint_serial = p->sync.serial + 1;
+        DL_APPEND2(c->todo, p, todo_prev, todo_next);
+        c->owed++;
     }
 }
 
@@ -47,6 +64,7 @@ void checkpoint_begin(struct log *l, bool clean) {
     }
     c->phase = CHECKPOINT_PARTITIONS;
     mark_dirty(l);
+    c->bytes = interval(l);
     l->journal.since_checkpoint = 0;
     if (hf_mutate(12)) journal_recycle(l, c->lsn);
     env_point(l->env, "checkpoint.begun");
@@ -54,28 +72,39 @@ void checkpoint_begin(struct log *l, bool clean) {
 
 /* ---- partitions ---- */
 
-static bool satisfied(const struct log_partition *p) {
-    return p->sync.serial > p->checkpoint_serial ||
-           (p->sync.serial == p->checkpoint_serial && !p->sync.running);
+static void take_off(struct log_partition *p) {
+    if (p->todo) DL_DELETE2(p->log->checkpoint.todo, p, todo_prev, todo_next);
+    p->todo = false;
 }
 
-/* True when all that were dirty are synced. */
+/* It is synced, or gone. */
+void checkpoint_leave(struct log_partition *p) {
+    if (!p->owed) return;
+    take_off(p);
+    p->owed = false;
+    p->log->checkpoint.owed--;
+}
+
+/* A sync of it has ended. One that had begun before the facts were noted does not count. */
+void checkpoint_synced(struct log_partition *p) {
+    if (!p->owed) return;
+    if (p->sync.serial >= p->checkpoint_serial)
+        checkpoint_leave(p);
+    else if (!p->todo)
+        psync_begin(p, false);
+}
+
+/* Begins the next syncs; those that run come back through checkpoint_synced. A few at a time while the log
+ * serves, so that the journal has the disk for itself most of the time. True when all is synced. */
 static bool sync_partitions(struct log *l) {
-    struct log_partition *p, *next;
-    size_t running = 0;
-    bool all = true;
-    if (hf_mutate(11) || (hf_mutate(15) && !l->open)) return true;
-    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
-        if (p->checkpoint != l->checkpoint.number) continue;
-        if (satisfied(p)) {
-            p->checkpoint = 0;
-            continue;
-        }
-        all = false;
-        if (!p->sync.running && running < LOG_SYNC_JOBS) psync_begin(p, !l->open);
-        running += p->sync.running;
+    struct checkpoint *c = &l->checkpoint;
+    size_t most = l->open && !l->closing ? LOG_SYNC_CHECKPOINT : LOG_SYNC_BLOCKED;
+    while (c->todo && l->syncing_count < most && !l->failed) {
+        struct log_partition *p = c->todo;
+        take_off(p);
+        psync_begin(p, false);
     }
-    return all;
+    return c->owed == 0;
 }
 
 /* ---- files ---- */
@@ -184,7 +213,7 @@ static void synced(struct env_sync *s, enum hf_err e) {
 static bool due(struct log *l) {
     if (!l->open || l->closing) return false;
     if (l->compaction.swapping) return hf_mutate(19); /* [L21] */
-    if (l->journal.since_checkpoint >= l->o.checkpoint_bytes) return true;
+    if (l->journal.since_checkpoint >= interval(l)) return true;
     if (!l->dirty && l->journal.since_checkpoint == 0) return false;
     return env_mono_us(l->env) - l->checkpoint.last_us >= LOG_CHECKPOINT_US;
 }

@@ -37,19 +37,28 @@ void index_path(const struct segment *s, const struct index_file *f, char out[LO
 
 /* ---- files ---- */
 
-static enum hf_err open_file(struct segment *s, struct index_file *f, unsigned flags) {
+enum hf_err index_open(struct segment *s, struct index_file *f, unsigned flags) {
     if (f->file) return HF_OK;
     char path[LOG_PATH];
     index_path(s, f, path);
-    return env_open(s->log->env, path, flags, &f->file);
+    enum hf_err e = env_open(s->log->env, path, flags, &f->file);
+    if (!e) s->log->open_files++;
+    return e;
+}
+
+static void close_file(struct segment *s, struct index_file *f) {
+    if (!f->file) return;
+    env_close(f->file);
+    f->file = NULL;
+    s->log->open_files--;
 }
 
 static enum hf_err write_out(struct segment *s, struct index_file *f) {
     uint32_t n = f->entries - f->written;
     if (n == 0) return HF_OK;
-    enum hf_err e = open_file(s, f, ENV_WRITE);
+    enum hf_err e = index_open(s, f, ENV_WRITE);
     if (e == HF_ENOTFOUND) {
-        e = open_file(s, f, ENV_CREATE);
+        e = index_open(s, f, ENV_CREATE);
         s->p->dirty_dir = true;
         partition_mark_dirty(s->p); /* the name, even if nothing can be written for lack of space */
     }
@@ -75,9 +84,8 @@ enum hf_err index_flush(struct segment *s) {
 void index_close(struct segment *s) {
     for (int i = 0; i < INDEX_FILES; i++) {
         struct index_file *f = index_file_of(s, i);
-        if (f->file) env_close(f->file);
+        close_file(s, f);
         free(f->buf);
-        f->file = NULL;
         f->buf = NULL;
         f->entries = f->written;
     }
@@ -86,8 +94,16 @@ void index_close(struct segment *s) {
 /* All files, empty, for a segment that is to take the place of others: theirs must not stay. */
 enum hf_err index_create(struct segment *s) {
     enum hf_err e = HF_OK;
-    for (int i = 0; !e && i < INDEX_FILES; i++) e = open_file(s, index_file_of(s, i), ENV_CREATE);
+    for (int i = 0; !e && i < INDEX_FILES; i++) e = index_open(s, index_file_of(s, i), ENV_CREATE);
     return e;
+}
+
+/* What is synced need not stay open: of thousands of partitions, few write to their indexes at a time. */
+void index_rest(struct segment *s) {
+    for (int i = 0; i < INDEX_FILES; i++) {
+        struct index_file *f = index_file_of(s, i);
+        if (!f->unsynced) close_file(s, f);
+    }
 }
 
 /* ---- entries ---- */
@@ -159,7 +175,7 @@ static enum hf_err entry_at(struct segment *s, struct index_file *f, uint32_t i,
         memcpy(out, f->buf + (i - f->written) * size, size);
         return HF_OK;
     }
-    enum hf_err e = open_file(s, f, ENV_WRITE);
+    enum hf_err e = index_open(s, f, ENV_WRITE);
     size_t got = 0;
     if (!e) e = env_read(f->file, (uint64_t)i * size, out, size, &got);
     if (!e && got < size) e = HF_ECORRUPT;
@@ -214,7 +230,7 @@ static enum hf_err sum_file(struct hf_file *f, uint64_t n, uint32_t *crc) {
 /* The file begins with what is wanted: HF_ECORRUPT if not. More may follow. */
 static enum hf_err take_file(struct segment *s, struct index_file *f, const struct index_sum *want) {
     uint32_t crc = 0;
-    enum hf_err e = open_file(s, f, ENV_WRITE);
+    enum hf_err e = index_open(s, f, ENV_WRITE);
     if (e == HF_ENOTFOUND) return want->entries ? HF_ECORRUPT : HF_OK;
     if (!e) e = sum_file(f->file, (uint64_t)want->entries * size_of(s, f), &crc);
     if (!e && crc != want->crc) e = HF_ECORRUPT;
@@ -282,7 +298,7 @@ enum hf_err index_clear(struct segment *s) {
     enum hf_err e = HF_OK;
     for (int i = 0; !e && i < INDEX_FILES; i++) {
         struct index_file *f = index_file_of(s, i);
-        e = open_file(s, f, ENV_WRITE);
+        e = index_open(s, f, ENV_WRITE);
         if (e == HF_ENOTFOUND) e = HF_OK;
         f->entries = f->written = 0;
         f->crc = 0;
@@ -315,7 +331,7 @@ struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t 
     if (n > f->written)
         crc = hf_crc32c(crc, f->buf, (n - f->written) * size);
     else if (n < f->written)
-        e = open_file(s, f, ENV_WRITE);
+        e = index_open(s, f, ENV_WRITE);
     if (!e && n < f->written) e = sum_file(f->file, (uint64_t)n * size, &crc);
     return e ? (struct index_sum){0, 0} : (struct index_sum){n, crc};
 }
@@ -326,7 +342,7 @@ struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t 
 static enum hf_err entries_at(struct segment *s, struct index_file *f, uint32_t lo, uint32_t n,
                               uint8_t *out) {
     size_t size = size_of(s, f), got = 0;
-    enum hf_err e = open_file(s, f, ENV_WRITE);
+    enum hf_err e = index_open(s, f, ENV_WRITE);
     if (!e) e = env_read(f->file, (uint64_t)lo * size, out, n * size, &got);
     return !e && got < n * size ? HF_ECORRUPT : e;
 }

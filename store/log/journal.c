@@ -160,7 +160,7 @@ static size_t count_files(const struct journal_file *head) {
 
 /* Files that a checkpoint's worth of groups needs, and some: more are not made, groups wait. */
 static size_t files_max(const struct log *l) {
-    return (size_t)(l->o.checkpoint_bytes / l->o.journal_file_bytes) * 3 + 4;
+    return (size_t)(checkpoint_bytes(l) / l->o.journal_file_bytes) * 3 + 4;
 }
 
 /* Keeps one spare ready, a step at a time: never in the way of a group. */
@@ -204,7 +204,7 @@ void journal_recycle(struct log *l, uint64_t lsn) {
         struct journal_file *f = j->files;
         DL_DELETE(j->files, f);
         f->seq = 0;
-        bool wanted = count_files(j->spares) * l->o.journal_file_bytes < l->o.checkpoint_bytes;
+        bool wanted = count_files(j->spares) * l->o.journal_file_bytes < checkpoint_bytes(l);
         if (wanted && l->open && f->size == l->o.journal_file_bytes) {
             DL_APPEND(j->spares, f);
             continue;

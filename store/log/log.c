@@ -170,6 +170,7 @@ static enum hf_err settle_options(struct log *l, const struct log_options *given
     if (o.scrub_interval_ms == 0) o.scrub_interval_ms = defaults.scrub_interval_ms;
     if (o.scrub_bytes_s == 0) o.scrub_bytes_s = defaults.scrub_bytes_s;
     if (o.compaction_bytes == 0) o.compaction_bytes = defaults.compaction_bytes;
+    if (o.open_files == 0) o.open_files = LOG_OPEN_FILES;
     if (o.ids_max == 0) o.ids_max = LOG_PARTITIONS_MAX;
     l->o = o;
     bool pages = o.journal_file_bytes % LOG_PAGE == 0 && o.journal_file_bytes >= 16 * LOG_PAGE;
@@ -237,10 +238,12 @@ static enum hf_err trim_all(struct log *l) {
 static bool tidy(struct log *l) {
     enum { TIMES = 3 };
     struct log_partition *p, *next;
+    if (l->syncs > 0) return false;
     DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
-        if (p->sync.running || p->tidied == TIMES) continue;
+        if (l->syncing_count >= LOG_SYNC_BLOCKED) return false;
+        if (p->tidied == TIMES) continue;
         p->tidied++;
-        psync_begin(p, true);
+        psync_begin(p, false);
     }
     if (l->syncs > 0) return false;
     DL_FOREACH2(l->dirty, p, dirty_next) {
@@ -347,6 +350,11 @@ void log_stats(const struct log *l, struct log_stats *out) {
     out->topics -= 1; /* the state's */
     out->partitions -= 1;
     out->free_bytes = l->free_bytes;
+    out->open_files = l->open_files;
+}
+
+bool log_crowded(const struct log *l) {
+    return l->open_files > l->o.open_files;
 }
 
 void log_check(struct log *l) {

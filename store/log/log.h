@@ -44,12 +44,14 @@ struct log_options {
     uint64_t journal_file_bytes;  /* 16 MiB */
     uint64_t checkpoint_bytes;    /* journal bytes after which a checkpoint begins; 64 MiB */
     uint64_t reserve_bytes;       /* free disk space that clients' produces may not use; 64 MiB */
-    int64_t retention_check_ms;   /* how often partitions are looked at for retention; 30 s */
-    size_t compaction_bytes;      /* memory for keys in one run of compaction; 32 MiB */
-    size_t ids_max;               /* topics; 100,000 partitions in all */
-    uint64_t anchor_bytes;        /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
-    int64_t scrub_interval_ms;    /* between two passes of the scrubber; a week; -1: never */
-    uint64_t scrub_bytes_s;       /* how fast it reads; 8 MiB/s */
+    size_t open_files; /* of segments and their indexes: above it idle ones are closed, dirty ones synced and
+                          closed (log_crowded); 2,048 */
+    int64_t retention_check_ms; /* how often partitions are looked at for retention; 30 s */
+    size_t compaction_bytes;    /* memory for keys in one run of compaction; 32 MiB */
+    size_t ids_max;             /* topics; 100,000 partitions in all */
+    uint64_t anchor_bytes;      /* a manifest has a checksum for so many bytes of a segment; 256 KiB */
+    int64_t scrub_interval_ms;  /* between two passes of the scrubber; a week; -1: never */
+    uint64_t scrub_bytes_s;     /* how fast it reads; 8 MiB/s */
     void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage instead of a log line */
     void *damaged_arg;
 };
@@ -69,6 +71,10 @@ void log_abandon(struct log *l);
  * work and at least every 100 ms; returns the milliseconds after which it wants to be called again, at most.
  */
 int64_t log_step(struct log *l);
+
+/* Clients write to more segments than files may be open: better not to begin further appends until it is over
+ * (syncs end). Those that come all the same are HF_EAGAIN from half as many more on. */
+bool log_crowded(const struct log *l);
 
 /* HF_OK, or why the log has failed (a failed sync): the process must exit with a clear line. Whoever waits is
  * not told any more: what happened to it, the next start finds out. */
@@ -247,7 +253,7 @@ HF_CHECK enum hf_err log_adopt(struct log *l, struct log_partition *p, struct hf
 struct log_stats {
     uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints, compactions;
     uint64_t topics, partitions, segments;
-    uint64_t free_bytes;
+    uint64_t free_bytes, open_files;
     uint64_t damages, rebuilt;       /* told since the start */
     uint64_t scrubs, scrubbed_bytes; /* passes of the scrubber, and what it read */
 };

@@ -47,8 +47,13 @@ enum {
     LOG_WAITING_MAX = 65536,         /* appends that wait for the disk; more is HF_EAGAIN */
     LOG_COMMITS_MAX = 4096,          /* commits under way; more is HF_EAGAIN */
     LOG_COMMIT_BYTES = 64 << 20,     /* and their bytes together */
-    LOG_OPEN_SEGMENTS = 512,         /* segment files open at a time, but for the dirty and pinned */
-    LOG_SYNC_JOBS = 8,               /* partitions that a checkpoint syncs at a time */
+    LOG_OPEN_FILES = 2048,           /* of segments, unless told otherwise */
+    LOG_SYNC_BACKGROUND = 8,         /* partitions being synced, when the background asks for another one, */
+    LOG_SYNC_EVICT = 16,             /* when files are to be closed, */
+    LOG_SYNC_CHECKPOINT = 24,        /* when a checkpoint does, */
+    LOG_SYNC_BLOCKED = 128,          /* and when nobody else wants the disk: at start and stop */
+    LOG_CHECKPOINT_EACH = 32 << 10,  /* journal bytes for each partition that a checkpoint has to sync, */
+    LOG_CHECKPOINT_MAX = 512 << 20,  /* but no more than this in all */
     LOG_PRODUCERS = 10000,           /* idempotent producers remembered for a partition */
     LOG_PRODUCER_BATCHES = 5,        /* and their last batches */
     LOG_PARTITIONS_MAX = 100000,     /* in all */
@@ -231,15 +236,18 @@ struct log_partition {
     struct psync sync;
     uint8_t tidied;            /* syncs of the clean stop */
     int64_t listed_below;      /* closed segments below it had a whole manifest at the last checkpoint */
-    int64_t unsynced_since_us; /* when the first byte above `synced` came */
+    int64_t unsynced_since_us; /* when the first byte above `synced` came; INT64_MIN: there are many */
     struct place synced;       /* below it the segments are synced */
     bool dirty_dir;            /* a roll or removal not yet synced */
     bool dirty;                /* on log->dirty */
+    bool unsynced;             /* on log->unsynced */
+    bool todo;                 /* on log->checkpoint.todo */
     bool flush;                /* on log->flush */
     bool asking;               /* on log->ceilings */
     bool moved;                /* on log->moved */
     struct log_partition *dirty_prev, *dirty_next, *flush_next, *asking_next, *moved_next;
-    uint64_t checkpoint;        /* number of the last checkpoint that wants this partition synced */
+    struct log_partition *unsynced_prev, *unsynced_next, *todo_prev, *todo_next;
+    bool owed;                  /* the checkpoint under way wants this partition synced */
     uint64_t checkpoint_serial; /* by a sync that began as this one or later */
     struct place hint[2];       /* where readers left off */
     int64_t noted_base;         /* segment of this partition's facts in the checkpoint under way */
@@ -412,6 +420,9 @@ struct checkpoint {
     bool clean;
     uint64_t lsn;
     uint32_t chain;
+    struct log_partition *todo; /* owed ones whose sync is not begun */
+    size_t owed;                /* partitions whose sync has not ended */
+    uint64_t bytes;             /* of the journal, after which it began */
     struct hf_buf snapshot;
     struct hf_file *file;
     struct env_sync sync;
@@ -530,7 +541,9 @@ struct log {
     struct retention retention;
     struct compaction compaction;
     struct scrub scrub;
-    struct log_partition *dirty;              /* bytes not known to be synced */
+    struct log_partition *dirty; /* bytes not known to be synced */
+    size_t dirty_count;
+    struct log_partition *unsynced;           /* for the background: longest first, many bytes before all */
     struct log_partition *flush, *flush_last; /* somebody waits for a sync */
     struct log_partition *ceilings;           /* ask for a higher ceiling */
     struct log_partition *moved;              /* high watermark moved: watchers to be told */
@@ -543,12 +556,13 @@ struct log {
     size_t syncs; /* env syncs under way */
     struct gathered gathered;
     struct segment *lru; /* open segment files, most recently used first */
-    size_t open_segments;
+    size_t open_files;   /* theirs and their indexes' */
     struct run *runs;
     struct log_run_writer *writers; /* of runs */
     struct creation *creations;     /* of topics */
     struct alteration *alterations; /* of their settings */
     struct log_partition *syncing;  /* partitions with a sync under way */
+    size_t syncing_count;
     size_t open_runs;
     uint64_t next_run;
     struct topic_watch *watches;
@@ -589,6 +603,8 @@ void segment_close(struct segment *s);
 void segment_remove(struct segment *s, bool unlink_files);
 HF_CHECK enum hf_err segment_seal(struct segment *s, int64_t next_offset);
 void segment_evict(struct log *l);
+HF_CHECK enum hf_err segment_settle(struct log *l);
+bool segments_crowded(const struct log_partition *p);
 
 /* index.c */
 enum { INDEX_ENTRY = 8, TIMEINDEX_ENTRY = 12, ANCHOR_ENTRY = 8, INDEX_EVERY = 4096 };
@@ -608,6 +624,8 @@ HF_CHECK enum hf_err index_find(struct segment *s, int64_t offset, uint64_t *pos
 HF_CHECK enum hf_err index_find_pos(struct segment *s, uint64_t limit, uint64_t *pos);
 HF_CHECK enum hf_err index_find_time(struct segment *s, int64_t ms, int64_t *offset);
 void index_close(struct segment *s);
+HF_CHECK enum hf_err index_open(struct segment *s, struct index_file *f, unsigned flags);
+void index_rest(struct segment *s);
 
 /* Bytes between two batches with the checksum of the headers up to there. */
 struct anchor {
@@ -679,6 +697,7 @@ HF_CHECK enum hf_err partition_epoch_add(struct log_partition *p, int32_t epoch,
 void partition_took(struct log_partition *p, const uint8_t *header, const struct batch_info *b,
                     int64_t last_offset);
 void partition_mark_dirty(struct log_partition *p);
+void partition_mark_clean(struct log_partition *p);
 void partition_want(struct log_partition *p, int64_t offset);
 void partition_note_moved(struct log_partition *p);
 void partition_wait(struct log_partition *p, struct pending *w);
@@ -696,6 +715,8 @@ void pending_free(struct pending *w);
 void psync_begin(struct log_partition *p, bool urgent);
 void psync_forget(struct log *l);
 void psync_background(struct log *l, int64_t now_us);
+void psync_note(struct log_partition *p);
+void psync_leave(struct log_partition *p);
 
 /* journal.c */
 HF_CHECK enum hf_err journal_open(struct log *l, uint64_t next_seq);
@@ -779,8 +800,11 @@ HF_CHECK enum hf_err facts_apply(struct log_partition *p, const struct facts *f)
 /* checkpoint.c */
 void checkpoint_begin(struct log *l, bool clean);
 void checkpoint_step(struct log *l);
+void checkpoint_synced(struct log_partition *p);
+void checkpoint_leave(struct log_partition *p);
 /* Moves the running checkpoint on, begins one when it is due. */
 bool checkpoint_idle(const struct log *l);
+uint64_t checkpoint_bytes(const struct log *l);
 
 /* meta.c */
 HF_CHECK enum hf_err meta_lock(struct log *l);

@@ -64,12 +64,10 @@ static bool decode(const struct segment *s, const uint8_t *p, struct manifest *o
 /* The trailer of a closed segment. HF_ENOTFOUND: there is no file; HF_ECORRUPT: it is not whole. */
 enum hf_err manifest_read(struct segment *s, struct manifest *out) {
     struct index_file *f = &s->anchors;
-    char path[LOG_PATH];
     uint8_t bytes[MANIFEST_TRAILER];
     uint64_t size = 0;
     size_t got = 0;
-    index_path(s, f, path);
-    enum hf_err e = f->file ? HF_OK : env_open(s->log->env, path, ENV_WRITE, &f->file);
+    enum hf_err e = index_open(s, f, ENV_WRITE);
     if (!e) e = env_size(f->file, &size);
     if (!e && size < MANIFEST_TRAILER) e = HF_ECORRUPT;
     if (!e) e = env_read(f->file, size - MANIFEST_TRAILER, bytes, sizeof bytes, &got);
@@ -97,7 +95,7 @@ enum hf_err manifest_write(struct segment *s) {
     index_path(s, f, path);
     enum hf_err e = HF_OK;
     if (!f->file) {
-        e = env_open(s->log->env, path, ENV_CREATE, &f->file);
+        e = index_open(s, f, ENV_CREATE);
         s->p->dirty_dir = true;
         partition_mark_dirty(s->p);
     }

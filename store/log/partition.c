@@ -151,8 +151,15 @@ enum hf_err partition_room(struct log_partition *p, uint64_t n, int64_t offsets)
 void partition_mark_dirty(struct log_partition *p) {
     if (p->dirty || p->gone) return;
     p->dirty = true;
-    p->unsynced_since_us = env_mono_us(p->log->env);
+    p->log->dirty_count++;
     DL_APPEND2(p->log->dirty, p, dirty_prev, dirty_next);
+}
+
+void partition_mark_clean(struct log_partition *p) {
+    if (!p->dirty) return;
+    p->dirty = false;
+    p->log->dirty_count--;
+    DL_DELETE2(p->log->dirty, p, dirty_prev, dirty_next);
 }
 
 /* A batch was given the place at the end; its header is what it will be there. */

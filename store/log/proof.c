@@ -294,9 +294,7 @@ static enum hf_err take_images(struct segment *s, struct images *x) {
     for (int i = 0; i < INDEX_FILES; i++) {
         struct index_file *f = index_file_of(s, i);
         hf_buf_init(&x->file[i], IMAGE_MAX);
-        char path[LOG_PATH];
-        index_path(s, f, path);
-        if (!e && !f->file) e = env_open(s->log->env, path, ENV_WRITE, &f->file);
+        if (!e) e = index_open(s, f, ENV_WRITE);
         if (!e) e = take_image(f->file, &x->file[i]);
         if (e == HF_ENOTFOUND) e = HF_OK;
     }

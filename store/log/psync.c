@@ -22,6 +22,7 @@ static void finish(struct log_partition *p) {
     struct log *l = p->log;
     p->sync.running = false;
     DL_DELETE2(l->syncing, p, sync.prev, sync.next);
+    l->syncing_count--;
     env_point(l->env, "partition.synced");
     if (!p->gone) {
         if (p->sync.upto.offset > p->synced.offset) p->synced = p->sync.upto;
@@ -34,14 +35,12 @@ static void finish(struct log_partition *p) {
         DL_FOREACH (p->segments, s) {
             manifest_close(s);
             dirty = dirty || s->dirty || s->index_dirty;
+            if (!s->index_dirty) index_rest(s);
         }
-        if (!dirty && !p->dirty_dir && p->dirty) {
-            DL_DELETE2(l->dirty, p, dirty_prev, dirty_next);
-            p->dirty = false;
-        }
-        p->unsynced_since_us = env_mono_us(l->env);
+        if (!dirty && !p->dirty_dir) partition_mark_clean(p);
+        if (p->synced.offset < p->end.offset) psync_note(p);
+        checkpoint_synced(p);
     }
-    checkpoint_step(l);
     partition_unref(p);
 }
 
@@ -53,7 +52,10 @@ static void ended(struct env_sync *s, enum hf_err e) {
     p->log->syncs--;
     if (e && !hf_mutate(16)) log_fail(p->log, e, "sync of a segment");
     assert(p->sync.waiting > 0);
-    if (--p->sync.waiting == 0 && !p->log->failed) finish(p);
+    if (--p->sync.waiting > 0 || p->log->failed) return;
+    struct log *l = p->log;
+    finish(p);
+    checkpoint_step(l);
 }
 
 /* Without memory the log fails: a request left out would be a promise broken. */
@@ -109,10 +111,12 @@ void psync_begin(struct log_partition *p, bool urgent) {
     p->sync.p = p;
     p->sync.upto = partition_applied(p);
     p->sync.serial++;
+    psync_leave(p);
     DL_APPEND2(p->log->syncing, p, sync.prev, sync.next);
+    p->log->syncing_count++;
     partition_ref(p);
-    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS || p->log->closing ||
-                      p->log->open_segments > LOG_OPEN_SEGMENTS; /* then to be closed */
+    bool with_index = p->log->checkpoint.phase == CHECKPOINT_PARTITIONS || p->log->closing || !p->log->open ||
+                      p->log->open_files > p->log->o.open_files; /* then to be closed */
     p->sync.waiting = 1; /* this call's own, so that it cannot end before all was asked */
     struct segment *s;
     DL_FOREACH (p->segments, s) {
@@ -140,17 +144,42 @@ void psync_forget(struct log *l) {
     }
 }
 
-/* Unsynced bytes are kept few: acks≤1 batches are all that loss of power can take. */
+/* ---- the background ---- */
+
+static uint64_t unsynced_bytes(const struct log_partition *p) {
+    return p->synced.seg == p->end.seg ? p->end.pos - p->synced.pos : LOG_BACKGROUND;
+}
+
+void psync_leave(struct log_partition *p) {
+    if (p->unsynced) DL_DELETE2(p->log->unsynced, p, unsynced_prev, unsynced_next);
+    p->unsynced = false;
+}
+
+/* Bytes have come to its segments. Those with many stand in front of those that have waited longest; while a
+ * sync runs, its end notes what it left. */
+void psync_note(struct log_partition *p) {
+    struct log *l = p->log;
+    if (p->gone || p->sync.running) return;
+    bool many = unsynced_bytes(p) >= LOG_BACKGROUND;
+    if (p->unsynced && (!many || p->unsynced_since_us == INT64_MIN)) return;
+    psync_leave(p);
+    p->unsynced = true;
+    p->unsynced_since_us = many ? INT64_MIN : env_mono_us(l->env);
+    if (many)
+        DL_PREPEND2(l->unsynced, p, unsynced_prev, unsynced_next);
+    else
+        DL_APPEND2(l->unsynced, p, unsynced_prev, unsynced_next);
+}
+
+/* Unsynced bytes are kept few: acks≤1 batches are all that loss of power can take. What the journal has made
+ * durable by then may wait for the checkpoint. */
 void psync_background(struct log *l, int64_t now_us) {
-    struct log_partition *p, *next;
-    size_t begun = 0;
-    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
-        if (p->sync.running) continue;
+    while (l->unsynced && l->syncing_count < LOG_SYNC_BACKGROUND && !l->failed) {
+        struct log_partition *p = l->unsynced;
+        bool many = p->unsynced_since_us == INT64_MIN;
+        if (!many && now_us - p->unsynced_since_us < LOG_BACKGROUND_US) return;
+        psync_leave(p);
         if (p->synced.offset == partition_applied(p).offset) continue;
-        uint64_t bytes = p->synced.seg == p->end.seg ? p->end.pos - p->synced.pos : LOG_BACKGROUND;
-        bool old = now_us - p->unsynced_since_us >= LOG_BACKGROUND_US && p->durable.offset < p->end.offset;
-        if (bytes < LOG_BACKGROUND && !old) continue;
-        psync_begin(p, false);
-        if (++begun == LOG_SYNC_JOBS) return;
+        if (many || p->durable.offset < p->end.offset) psync_begin(p, false);
     }
 }

@@ -179,10 +179,13 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
 /* ---- bringing a partition forward ---- */
 
 /* What a process before this one did to it may not be synced, even if nothing is left to do. */
-static void sync_again(struct segment *s) {
+static enum hf_err sync_again(struct segment *s) {
+    enum hf_err e = segment_open(s);
+    if (e) return e;
     s->dirty = s->index_dirty = true;
     s->p->dirty_dir = true;
     partition_mark_dirty(s->p);
+    return HF_OK;
 }
 
 /* Goes on in the next segment file if the end has reached its base. */
@@ -195,8 +198,8 @@ static enum hf_err follow_roll(struct log_partition *p) {
     if (t->at == t->count || t->base[t->at] != p->end.offset) return HF_OK;
     struct segment *old = partition_active(p);
     if (old->base == p->end.offset) return HF_OK;
-    enum hf_err e = segment_seal(old, p->end.offset);
-    sync_again(old);
+    enum hf_err e = sync_again(old);
+    if (!e) e = segment_seal(old, p->end.offset);
     struct segment *s = e ? NULL : segment_add(p, t->base[t->at++]);
     if (!s) return e ? e : HF_ENOMEM;
     e = segment_open(s);
@@ -309,6 +312,8 @@ static enum hf_err replay_entry(void *arg, const struct replay_entry *x) {
     if (!t || x->partition < 0 || x->partition >= t->partitions) return HF_OK; /* deleted since */
     if ((t == pass->l->state_topic) != pass->state) return HF_OK;
     struct log_partition *p = t->partition[x->partition];
+    enum hf_err e = segment_settle(pass->l);
+    if (e) return e;
     switch (x->type) {
     case ENTRY_BYTES: return replay_bytes(p, x);
     case ENTRY_CEILING:
@@ -348,8 +353,8 @@ static enum hf_err finish_partition(struct log_partition *p) {
     for (e = unlink_strays(p); !e && t->at < t->count && !hf_mutate(28); t->at++)
         e = unlink_left_over(p, t->base[t->at]);
     struct segment *s = partition_active(p);
+    if (!e) e = sync_again(s);
     if (!e && !hf_mutate(10)) e = segment_trim(s);
-    sync_again(s);
     if (!e && p->ceiling > p->end.offset && !hf_mutate(6)) e = jump(p);
     env_point(p->log->env, "recovery.partition_cut");
     at_end(p, p->end);
@@ -385,6 +390,7 @@ static enum hf_err each_other(struct log *l, enum hf_err (*fn)(struct log_partit
         if (t == l->state_topic) continue;
         for (int32_t i = 0; i < t->partitions; i++) {
             enum hf_err e = fn(t->partition[i]);
+            if (!e) e = segment_settle(l);
             if (e) return e;
         }
     }

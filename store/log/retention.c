@@ -107,6 +107,7 @@ static void roll_if_due(struct log *l, struct log_partition *p, int64_t now_ms) 
     if (s->size == 0) return;
     if (deletes(p) && expired(l, s, now_ms, &old)) old = false;
     if (!old && !open_too_long(s, env_mono_us(l->env))) return;
+    if (log_crowded(l)) return; /* the next pass */
     enum hf_err e = partition_roll(p);
     if (e && e != HF_ENOSPC)
         env_log(l->env, ENV_WARN, "roll_put_off", "topic=%s partition=%d reason=\"%s\"", p->topic->name,

@@ -86,6 +86,8 @@ static bool gather(struct segment *s, uint64_t pos, const void *bytes, size_t n)
 
 /* ---- open files, least recently used ones closed ---- */
 
+enum { LOOKS = 64 };
+
 static void touch(struct segment *s) {
     struct log *l = s->log;
     if (l->lru == s) return;
@@ -99,26 +101,58 @@ static bool busy(const struct segment *s) {
 }
 
 /* Closes what was not used for long. What is in the way of that is done first: an idle active segment gives
- * back its preallocation, dirty ones are synced, and a later call closes them. */
+ * back its preallocation, a dirty one is synced, and a later call closes it. */
 void segment_evict(struct log *l) {
     struct segment *s = l->lru ? l->lru->lru_prev : NULL;
-    for (size_t seen = 0; s && l->open_segments > LOG_OPEN_SEGMENTS && seen < 16; seen++) {
-        struct segment *before = s == l->lru ? NULL : s->lru_prev;
-        if (!busy(s) && s->allocated > s->size && segment_trim(s)) return;
+    for (size_t seen = 0; s && s != l->lru && l->open_files > l->o.open_files && seen < LOOKS; seen++) {
+        struct segment *before = s->lru_prev;
+        /* Before recovery has read it, what lies behind the size may be what acks≤1 producers wrote. */
+        if (l->open && !busy(s) && s->allocated > s->size && segment_trim(s)) return;
         if (!busy(s)) {
             segment_close(s);
-        } else if (l->open && s->p && !s->swap && (s->dirty || s->index_dirty) && !s->p->sync.running) {
-            psync_begin(s->p, false); /* may end at once and change the row: the rest with the next call */
-            return;
+        } else if (l->open && s->p && !s->pin.count && !s->p->sync.running) {
+            if (l->syncing_count < LOG_SYNC_EVICT) psync_begin(s->p, false);
+            return; /* it may have ended at once and changed the row */
         }
         s = before;
     }
 }
 
+static enum hf_err sync_dirty(struct log *l) {
+    struct log_partition *p, *next;
+    DL_FOREACH_SAFE2(l->dirty, p, next, dirty_next) {
+        if (l->syncing_count >= LOG_SYNC_BLOCKED) break;
+        psync_begin(p, false);
+    }
+    while (l->syncing_count > 0 && !l->failed)
+        if (env_wait(l->env) == 0) return HF_EIO;
+    return l->failed;
+}
+
+/* At start all partitions come by. What is dirty by then is synced, many at a time, so that it can be closed.
+ * Twice: a manifest is written behind the first sync. */
+enum hf_err segment_settle(struct log *l) {
+    for (int i = 0; i < 2 && l->open_files > l->o.open_files && !l->failed; i++) {
+        struct segment *s, *next;
+        enum hf_err e = sync_dirty(l);
+        if (e) return e;
+        DL_FOREACH_SAFE2(l->lru, s, next, lru_next) {
+            if (!busy(s)) segment_close(s);
+        }
+    }
+    return l->failed;
+}
+
+/* Writing to it would open one more file where far too many are open already. */
+bool segments_crowded(const struct log_partition *p) {
+    const struct log *l = p->log;
+    return l->open && !p->segments->prev->file && l->open_files >= l->o.open_files / 2 * 3;
+}
+
 static void opened(struct segment *s, struct hf_file *f) {
     s->file = f;
     DL_PREPEND2(s->log->lru, s, lru_prev, lru_next);
-    s->log->open_segments++;
+    s->log->open_files++;
 }
 
 enum hf_err segment_open(struct segment *s) {
@@ -160,7 +194,7 @@ void segment_close(struct segment *s) {
     env_close(s->file);
     s->file = NULL;
     DL_DELETE2(s->log->lru, s, lru_prev, lru_next);
-    s->log->open_segments--;
+    s->log->open_files--;
 }
 
 /* ---- room ---- */
@@ -261,6 +295,7 @@ enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, si
     assert(s->file && pos + n <= s->allocated);
     s->dirty = true;
     partition_mark_dirty(s->p);
+    psync_note(s->p);
     const struct gathered *g = &s->log->gathered;
     if (g->s && (g->s != s || g->pos + g->n != pos || n > LOG_GATHER - g->n)) gathered_write(s->log);
     return gather(s, pos, bytes, n) ? HF_OK : env_write(s->file, pos, bytes, n);

@@ -419,7 +419,8 @@ enum hf_err trash_load(struct log *l) {
 
 /* ---- create ---- */
 
-/* Folders are made and synced a few at a time, however many partitions there are. */
+/* Folders are made and synced a few at a time, however many partitions there are, and beside the journal: its
+ * syncs do not wait for theirs. */
 struct folder {
     struct creation *x;
     struct hf_file *metadata; /* open while it is synced */
@@ -547,8 +548,8 @@ static enum hf_err make_folder(struct creation *x, struct folder *f) {
     x->made++;
     x->waiting++;
     l->syncs += 2;
-    f->of_metadata = (struct env_sync){.file = f->metadata, .done = folder_synced, .arg = f, .urgent = true};
-    f->of_folder = (struct env_sync){.dir = f->path, .done = folder_synced, .arg = f, .urgent = true};
+    f->of_metadata = (struct env_sync){.file = f->metadata, .done = folder_synced, .arg = f};
+    f->of_folder = (struct env_sync){.dir = f->path, .done = folder_synced, .arg = f};
     env_sync_begin(l->env, &f->of_metadata);
     env_sync_begin(l->env, &f->of_folder);
     return HF_OK;
@@ -564,7 +565,7 @@ static void make_folders(struct creation *x) {
         return;
     }
     x->l->syncs++;
-    x->of_topics = (struct env_sync){.dir = "topics", .done = names_synced, .arg = x, .urgent = true};
+    x->of_topics = (struct env_sync){.dir = "topics", .done = names_synced, .arg = x};
     if (hf_mutate(26))
         names_synced(&x->of_topics, HF_OK);
     else
@@ -643,8 +644,9 @@ static void partition_gone(struct log_partition *p) {
         w->c.run = refused;
         log_ready(l, &w->c);
     }
-    if (p->dirty) DL_DELETE2(l->dirty, p, dirty_prev, dirty_next);
-    p->dirty = false;
+    partition_mark_clean(p);
+    psync_leave(p);
+    checkpoint_leave(p);
     char path[LOG_PATH];
     topic_folder_path(p->topic, p->number, path);
     trash_folder(l, path);

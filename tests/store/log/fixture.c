@@ -60,10 +60,14 @@ void fixture_close(struct fixture *f) {
     hf_sim_close(f->sim);
 }
 
-static void turn(struct fixture *f) {
+void fixture_turn(struct fixture *f) {
     (void)log_step(f->log);
     (void)env_wait(f->env);
     (void)log_step(f->log);
+}
+
+static void turn(struct fixture *f) {
+    fixture_turn(f);
     log_check(f->log);
 }
 

@@ -32,6 +32,8 @@ void fixture_stop(struct fixture *f);                          /* log_close, lik
 void fixture_crash(struct fixture *f, enum hf_sim_crash kind); /* and starts the machine, not the log */
 void fixture_run(struct fixture *f, int steps);                /* the loop */
 
+void fixture_turn(struct fixture *f); /* one turn of it, without looking at every invariant */
+
 void fixture_create(struct fixture *f, const char *topic, struct log_topic_config config);
 
 struct producing {

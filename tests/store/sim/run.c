@@ -232,6 +232,7 @@ static void draw_options(struct run *r) {
         .reserve_bytes = 16 << 10,
         .retention_check_ms = 1 + (int64_t)run_below(r, r->keyed ? 5 : 50),
         .anchor_bytes = 512,
+        .open_files = r->seed % 4 == 3 ? 2 + r->seed % 8 : 0,
         .scrub_interval_ms = 1 + (int64_t)run_below(r, 20),
         .scrub_bytes_s = 16 << 20,
         .damaged = damaged,
