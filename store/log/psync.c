@@ -29,7 +29,7 @@ static void finish(struct log_partition *p) {
         partition_durable(p, p->sync.upto);
         partition_settle(p);
         partition_want(p, p->want);
-        partition_start_trim(p);
+        if (l->open) partition_start_trim(p); /* else the first checkpoint does it, behind the replay */
         struct segment *s;
         bool dirty = false;
         DL_FOREACH (p->segments, s) {
