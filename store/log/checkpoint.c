@@ -26,9 +26,9 @@ bool checkpoint_idle(const struct log *l) {
 
 /* Journal bytes from one to the next. Thousands of dirty partitions make one dear, so it comes less often. */
 static uint64_t interval(const struct log *l) {
-    uint64_t wanted = (uint64_t)l->dirty_count * LOG_CHECKPOINT_EACH;
-    if (wanted > LOG_CHECKPOINT_MAX) wanted = LOG_CHECKPOINT_MAX;
-    return wanted > l->o.checkpoint_bytes ? wanted : l->o.checkpoint_bytes;
+    uint64_t times = l->dirty_count / LOG_CHECKPOINT_DIRTY;
+    if (times > LOG_CHECKPOINT_TIMES) times = LOG_CHECKPOINT_TIMES;
+    return times > 1 ? times * l->o.checkpoint_bytes : l->o.checkpoint_bytes;
 }
 
 /* The same for whoever keeps room: not less than the last one needed. */

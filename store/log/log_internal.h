@@ -52,8 +52,8 @@ enum {
     LOG_SYNC_EVICT = 16,             /* when files are to be closed, */
     LOG_SYNC_CHECKPOINT = 24,        /* when a checkpoint does, */
     LOG_SYNC_BLOCKED = 128,          /* and when nobody else wants the disk: at start and stop */
-    LOG_CHECKPOINT_EACH = 32 << 10,  /* journal bytes for each partition that a checkpoint has to sync, */
-    LOG_CHECKPOINT_MAX = 512 << 20,  /* but no more than this in all */
+    LOG_CHECKPOINT_DIRTY = 2048,     /* dirty partitions for each checkpoint_bytes of journal, */
+    LOG_CHECKPOINT_TIMES = 8,        /* up to so many times */
     LOG_PRODUCERS = 10000,           /* idempotent producers remembered for a partition */
     LOG_PRODUCER_BATCHES = 5,        /* and their last batches */
     LOG_PARTITIONS_MAX = 100000,     /* in all */
