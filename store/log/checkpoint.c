@@ -85,13 +85,22 @@ void checkpoint_leave(struct log_partition *p) {
     p->log->checkpoint.owed--;
 }
 
+/* What cannot begin now, because a compaction is about to swap segments there, stays to be tried again. */
+static void begin(struct log_partition *p) {
+    psync_begin(p, false);
+    if (p->sync.running) take_off(p);
+    if (p->sync.running || p->todo || !p->owed) return;
+    p->todo = true;
+    DL_APPEND2(p->log->checkpoint.todo, p, todo_prev, todo_next);
+}
+
 /* A sync of it has ended. One that had begun before the facts were noted does not count. */
 void checkpoint_synced(struct log_partition *p) {
     if (!p->owed) return;
     if (p->sync.serial >= p->checkpoint_serial)
         checkpoint_leave(p);
     else if (!p->todo)
-        psync_begin(p, false);
+        begin(p);
 }
 
 /* Begins the next syncs; those that run come back through checkpoint_synced. A few at a time while the log
@@ -99,10 +108,10 @@ void checkpoint_synced(struct log_partition *p) {
 static bool sync_partitions(struct log *l) {
     struct checkpoint *c = &l->checkpoint;
     size_t most = l->open && !l->closing ? LOG_SYNC_CHECKPOINT : LOG_SYNC_BLOCKED;
-    while (c->todo && l->syncing_count < most && !l->failed) {
-        struct log_partition *p = c->todo;
-        take_off(p);
-        psync_begin(p, false);
+    struct log_partition *p, *next;
+    DL_FOREACH_SAFE2(c->todo, p, next, todo_next) {
+        if (l->syncing_count >= most || l->failed) break;
+        begin(p);
     }
     return c->owed == 0;
 }

@@ -180,6 +180,10 @@ void psync_background(struct log *l, int64_t now_us) {
         if (!many && now_us - p->unsynced_since_us < LOG_BACKGROUND_US) return;
         psync_leave(p);
         if (p->synced.offset == partition_applied(p).offset) continue;
-        if (many || p->durable.offset < p->end.offset) psync_begin(p, false);
+        if (!many && p->durable.offset >= p->end.offset) continue;
+        psync_begin(p, false);
+        if (p->sync.running || p->synced.offset == partition_applied(p).offset) continue;
+        psync_note(p); /* a swap waits to begin there */
+        return;
     }
 }

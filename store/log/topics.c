@@ -457,6 +457,9 @@ static void undo(struct log *l, struct topic *t) {
         struct log_partition *p = t->partition[i];
         char path[LOG_PATH];
         p->gone = true;
+        partition_mark_clean(p);
+        psync_leave(p);
+        checkpoint_leave(p);
         topic_folder_path(t, i, path);
         if (p->segments) trash_folder(l, path);
     }
