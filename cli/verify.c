@@ -1,8 +1,8 @@
 /* holdfast verify: reads a data folder that nobody serves, and says what is damaged.
  *
- *     holdfast verify DATA
- *     holdfast verify DATA --salvage
- *     holdfast verify DATA --adopt FOLDER [--adopt FOLDER]...
+ *     holdfast verify --data DIR
+ *     holdfast verify --data DIR --salvage
+ *     holdfast verify --data DIR --adopt FOLDER [--adopt FOLDER]...
  *
  * The store's own start and scrubber run on the folder, with one difference: what they write stays in memory
  * (env/overlay.h). So it is found what a server would find, and nothing is changed. One line on stdout for each
@@ -19,8 +19,8 @@
  * A folder with which a server does not start is not salvaged: exit status 1.
  *
  * --adopt copies what a Kafka broker left in FOLDER, which is named <topic>-<partition>, into the store as a topic
- * that is not there yet, at the same offsets; given again for each partition. FOLDER is only read, DATA is made if it
- * is not there. The topic keeps everything (retention.ms and retention.bytes are -1) until it is told otherwise.
+ * that is not there yet, at the same offsets; given again for each partition. FOLDER is only read, a store is made in
+ * DIR if there is none. The topic keeps everything (retention.ms and retention.bytes are -1) until it is told otherwise.
  * What did not end with status 0 leaves a topic that is to be deleted.
  *
  * Exit status: 0 all is right, 1 something is not, or could not be read or done, 2 wrong usage. */
@@ -46,6 +46,7 @@ struct verify_command {
 };
 
 static const struct hf_option rows[] = {
+    {"data", HF_OPTION_TEXT, offsetof(struct verify_command, data), .value = "DIR", .help = "the data folder"},
     {"salvage", HF_OPTION_SWITCH, offsetof(struct verify_command, salvage), .fallback = "false",
      .help = "cut out what is damaged: it is lost for good, and told"},
 };
@@ -252,10 +253,11 @@ int cli_verify(int argc, char **argv) {
     bool stop;
     if (!cli_take_repeated(&argc, argv, "adopt", c.folders, FOLDERS_MAX, &c.folder_count))
         return cli_usage("verify", "--adopt wants a folder");
-    int status = cli_settings(&config, &options, "holdfast verify DATA [--salvage | --adopt FOLDER…]", argc,
+    int status = cli_settings(&config, &options, "holdfast verify --data DIR [--salvage | --adopt FOLDER…]", argc,
                               argv, &c, &stop);
-    if (!stop && config.rest_count != 1) {
-        status = cli_usage("verify", "the data folder is missing");
+    if (!stop && (!c.data || config.rest_count > 0)) {
+        status = c.data ? cli_usage("verify", "what is %s?", config.rest[0])
+                        : cli_usage("verify", "--data DIR is missing");
         stop = true;
     }
     if (!stop && c.salvage && c.folder_count > 0) {
@@ -263,7 +265,6 @@ int cli_verify(int argc, char **argv) {
         stop = true;
     }
     if (!stop) {
-        c.data = config.rest[0];
         raise_descriptor_limit();
         status = c.folder_count > 0 ? adopt(&c) : c.salvage ? salvage(&c) : verify(&c);
     }

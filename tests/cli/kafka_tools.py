@@ -116,9 +116,9 @@ def a_folder_of_a_kafka_broker_is_adopted_and_served(folder):
     source, want = what_a_kafka_broker_wrote(folder)
     data = os.path.join(folder, "adopting", "data")
     os.makedirs(data)
-    out = run([BINARY, "verify", data, "--adopt", source])
+    out = run([BINARY, "verify", "--data", data, "--adopt", source])
     assert f"records={RECORDS}" in out, out
-    assert "damaged=0 rebuilt=0" in run([BINARY, "verify", data])
+    assert "damaged=0 rebuilt=0" in run([BINARY, "verify", "--data", data])
     with Holdfast(BINARY, os.path.dirname(data)) as server:
         assert consume(server.kafka, "adopted") == want
         assert server.stop() == 0

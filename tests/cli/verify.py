@@ -42,7 +42,7 @@ def flip(path, byte):
 
 def nothing_is_said_of_a_whole_folder_and_nothing_is_changed(data):
     before = tree(data)
-    out = run("verify", data)
+    out = run("verify", "--data", data)
     assert "damaged=0 rebuilt=0" in out and "\ndamaged" not in out, out
     after = tree(data)
     lock = os.path.join(data, "LOCK")
@@ -52,7 +52,7 @@ def nothing_is_said_of_a_whole_folder_and_nothing_is_changed(data):
 def damage_is_named_by_file_byte_and_offset(data):
     path = "topics/orders-0/00000000000000000000.log"
     flip(os.path.join(data, path), 9000)
-    out = run("verify", data, status=1)
+    out = run("verify", "--data", data, status=1)
     lines = [line for line in out.splitlines() if line.startswith("damaged ")]
     assert len(lines) == 1 and f"file={path} byte=" in lines[0] and "offset=" in lines[0], out
     flip(os.path.join(data, path), 9000)
@@ -61,7 +61,7 @@ def damage_is_named_by_file_byte_and_offset(data):
 def an_index_is_told_as_what_can_be_made_again(data):
     path = "topics/orders-0/00000000000000000000.index"
     flip(os.path.join(data, path), 5)
-    out = run("verify", data, status=1)
+    out = run("verify", "--data", data, status=1)
     assert f"rebuilt file={path} byte=5" in out and "damaged=0 rebuilt=1" in out, out
     flip(os.path.join(data, path), 5)
 
@@ -69,7 +69,7 @@ def an_index_is_told_as_what_can_be_made_again(data):
 def a_start_that_would_be_refused_is_said_to_be(data):
     path = glob.glob(data + "/topics/__holdfast_state-0/*.log")[0]
     flip(path, 100)
-    out = run("verify", data, status=1)
+    out = run("verify", "--data", data, status=1)
     assert f"damaged file={os.path.relpath(path, data)}" in out and "refused" in out, out
     flip(path, 100)
 
@@ -77,15 +77,15 @@ def a_start_that_would_be_refused_is_said_to_be(data):
 def what_is_no_data_folder_is_refused(data):
     folder = data + "-empty"
     os.mkdir(folder)
-    run("verify", folder, status=2)
+    run("verify", "--data", folder, status=2)
     assert os.listdir(folder) == []
-    run("verify", data + "-missing", status=2)
+    run("verify", "--data", data + "-missing", status=2)
     assert not os.path.exists(data + "-missing")
 
 
 def a_folder_that_is_served_is_refused(data):
     with Holdfast(BINARY, os.path.dirname(data)) as server:
-        out = run("verify", data, status=1)
+        out = run("verify", "--data", data, status=1)
         assert str(server.pid) in out, out
         assert server.stop() == 0
 
@@ -102,15 +102,15 @@ def a_partition_folder_is_adopted_at_its_offsets(data):
         assert len(want.splitlines()) == 400
         assert server.stop() == 0
     folder = os.path.join(data, "topics", "orders-0")
-    out = run("verify", os.path.join(home, "data"), "--adopt", folder, status=1)  # no folder to make it in
+    out = run("verify", "--data", os.path.join(home, "data"), "--adopt", folder, status=1)  # no folder to make it in
     os.mkdir(home)
-    out = run("verify", os.path.join(home, "data"), "--adopt", folder)
+    out = run("verify", "--data", os.path.join(home, "data"), "--adopt", folder)
     assert "adopted topic=orders partition=0 start=0 end=400 records=400" in out, out
-    run("verify", os.path.join(home, "data"), "--adopt", folder, status=1)  # it is there
+    run("verify", "--data", os.path.join(home, "data"), "--adopt", folder, status=1)  # it is there
     with Holdfast(BINARY, home) as server:
         assert read(server, "orders") == want
         assert server.stop() == 0
-    assert "damaged=0 rebuilt=0" in run("verify", os.path.join(home, "data"))
+    assert "damaged=0 rebuilt=0" in run("verify", "--data", os.path.join(home, "data"))
 
 
 def what_is_damaged_is_given_up_only_when_asked_and_told(data):
@@ -121,16 +121,16 @@ def what_is_damaged_is_given_up_only_when_asked_and_told(data):
     with Holdfast(BINARY, os.path.dirname(data)) as server:  # to be served is not to be changed
         assert server.stop() == 0
     assert os.path.getsize(path) == size
-    out = run("verify", data, "--salvage")
+    out = run("verify", "--data", data, "--salvage")
     lost = [line for line in out.splitlines() if line.startswith("lost ")]
     assert lost == ["lost topic=orders partition=0 from=0 to=100"] and "salvaged lost=100" in out, out
-    assert "damaged=0" in run("verify", data)
+    assert "damaged=0" in run("verify", "--data", data)
     with Holdfast(BINARY, os.path.dirname(data)) as server:
         left = [json.loads(line)["offset"] for line in read(server, "orders").splitlines()]
         assert left == list(range(100, 400)), left
         fill(server, "orders", 1)
         assert server.stop() == 0
-    assert "salvaged lost=0" in run("verify", data, "--salvage")
+    assert "salvaged lost=0" in run("verify", "--data", data, "--salvage")
 
 
 TESTS = [nothing_is_said_of_a_whole_folder_and_nothing_is_changed, damage_is_named_by_file_byte_and_offset,
