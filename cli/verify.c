@@ -46,7 +46,8 @@ struct verify_command {
 };
 
 static const struct hf_option rows[] = {
-    {"data", HF_OPTION_TEXT, offsetof(struct verify_command, data), .value = "DIR", .help = "the data folder"},
+    {"data", HF_OPTION_TEXT, offsetof(struct verify_command, data), .value = "DIR",
+     .help = "the data folder"},
     {"salvage", HF_OPTION_SWITCH, offsetof(struct verify_command, salvage), .fallback = "false",
      .help = "cut out what is damaged: it is lost for good, and told"},
 };
@@ -253,8 +254,8 @@ int cli_verify(int argc, char **argv) {
     bool stop;
     if (!cli_take_repeated(&argc, argv, "adopt", c.folders, FOLDERS_MAX, &c.folder_count))
         return cli_usage("verify", "--adopt wants a folder");
-    int status = cli_settings(&config, &options, "holdfast verify --data DIR [--salvage | --adopt FOLDER…]", argc,
-                              argv, &c, &stop);
+    int status = cli_settings(&config, &options, "holdfast verify --data DIR [--salvage | --adopt FOLDER…]",
+                              argc, argv, &c, &stop);
     if (!stop && (!c.data || config.rest_count > 0)) {
         status = c.data ? cli_usage("verify", "what is %s?", config.rest[0])
                         : cli_usage("verify", "--data DIR is missing");
