@@ -7,7 +7,8 @@
  *        ─► SUPERBLOCK   the one of this generation's parity names them, synced
  *        ─► IDLE         journal files below the LSN are free
  *
- * A full disk puts it off; nothing else may fail here [L12].
+ * A full disk puts it off; nothing else may fail here [L12]. A superblock that found no room may lie there all
+ * the same, and after a crash name its snapshot: so it is what is tried again, before any snapshot is written.
  *
  * Why the facts may be old when they are written: they say that bytes up to a place are in the segment; a
  * sync that begins later covers them, and what came later is in the journal behind the LSN, or found by a
@@ -49,9 +50,17 @@ static void mark_dirty(struct log *l) {
     }
 }
 
+static void write_and_sync(struct log *l, const char *name, const void *bytes, size_t n);
+
+/* Or goes on with the last one, if that has come as far as its superblock. */
 void checkpoint_begin(struct log *l, bool clean) {
     struct checkpoint *c = &l->checkpoint;
     assert(c->phase == CHECKPOINT_IDLE);
+    if (c->unsure) {
+        c->phase = CHECKPOINT_SUPERBLOCK;
+        write_and_sync(l, "superblock", c->sector, sizeof c->sector);
+        return;
+    }
     c->number++;
     c->clean = clean;
     c->lsn = l->journal.durable;
@@ -132,7 +141,8 @@ static void give_up(struct log *l, enum hf_err e, const char *what) {
         return;
     }
     env_log(l->env, ENV_WARN, "checkpoint_put_off", "file=%s reason=\"%s\"", what, hf_err_text(e));
-    if (c->phase != CHECKPOINT_SUPERBLOCK) hf_buf_fini(&c->snapshot);
+    c->unsure = c->phase == CHECKPOINT_SUPERBLOCK;
+    if (!c->unsure) hf_buf_fini(&c->snapshot);
     c->phase = CHECKPOINT_IDLE;
     c->last_us = env_mono_us(l->env) - LOG_CHECKPOINT_US + RETRY_US;
 }
@@ -168,11 +178,10 @@ static void write_superblock(struct log *l) {
         .snapshot_bytes = c->snapshot.n,
         .snapshot_crc = hf_crc32c(0, c->snapshot.p, c->snapshot.n),
     };
-    uint8_t sector[HF_SECTOR];
-    superblock_encode(&s, sector);
+    superblock_encode(&s, c->sector);
     hf_buf_fini(&c->snapshot);
     c->phase = CHECKPOINT_SUPERBLOCK;
-    write_and_sync(l, "superblock", sector, sizeof sector);
+    write_and_sync(l, "superblock", c->sector, sizeof c->sector);
 }
 
 /* Recovery will begin at these facts: what lies wholly before them and the start may go. */
@@ -191,6 +200,7 @@ static void move_facts(struct log *l) {
 static void ended(struct log *l) {
     struct checkpoint *c = &l->checkpoint;
     c->generation++;
+    c->unsure = false;
     move_facts(l);
     c->phase = CHECKPOINT_IDLE;
     c->last_us = env_mono_us(l->env);

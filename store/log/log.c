@@ -257,9 +257,12 @@ static enum hf_err stop(struct log *l) {
     if (!e) e = trim_all(l);
     if (!e) e = log_settle(l, tidy);
     if (e) return e;
-    uint64_t before = l->checkpoint.generation;
-    checkpoint_begin(l, true);
-    e = log_settle(l, quiet);
+    uint64_t before;
+    do {
+        before = l->checkpoint.generation;
+        checkpoint_begin(l, true);
+        e = log_settle(l, quiet);
+    } while (!e && l->checkpoint.generation > before && !l->checkpoint.clean); /* it was an older one */
     return e || l->checkpoint.generation > before ? e : HF_ENOSPC;
 }
 

@@ -424,6 +424,8 @@ struct checkpoint {
     size_t owed;                /* partitions whose sync has not ended */
     uint64_t bytes;             /* of the journal, after which it began */
     struct hf_buf snapshot;
+    uint8_t sector[HF_SECTOR]; /* the superblock, */
+    bool unsure;               /* which may be on the disk though its write failed */
     struct hf_file *file;
     struct env_sync sync;
     int64_t last_us;
