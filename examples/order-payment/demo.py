@@ -206,8 +206,7 @@ class Shop:
             for number in (1, 2):
                 self.start_worker(group, number)
         self.checker = Program(self, "place", "--check")
-        for i in self.plan.ids:
-            self.to_place.put(i)
+        self.hand_in(self.plan.ids[:self.first_wave()])
         jobs = [self.place] * PLACE_SERVICES + [self.customers]
         jobs += [lambda: self.pay(self.payments)] * PAY_SERVICES + [lambda: self.pay(self.punctual)] * PUNCTUAL_SERVICES
         self.threads = [threading.Thread(target=self.guarded, args=(job,), daemon=True) for job in jobs]
@@ -226,13 +225,17 @@ class Shop:
 
     # ---- placing: each service lives until a fault kills it, then another starts ----
 
+    def first_wave(self):
+        """The other orders wait until the workers were killed: so the server is killed amid work on any machine."""
+        return self.options.orders // 2
+
+    def hand_in(self, orders):
+        for order in orders:
+            self.to_place.put(order)
+
     def place(self):
         service = None
-        while True:
-            try:
-                order = self.to_place.get_nowait()
-            except queue.Empty:
-                break
+        while (order := self.to_place.get()) is not None:
             service = service or Program(self, "place")
             answer = service.ask(self.plan.lines[order])
             self.add(answer.split()[0] if answer else "died")
@@ -303,7 +306,8 @@ class Shop:
         return []
 
     def placed(self):
-        return self.options.orders - self.to_place.qsize()
+        """Of the wave under way, about."""
+        return self.first_wave() - self.to_place.qsize()
 
     def kill_workers(self):
         """One of each group, in the middle of a handler: the one that took the stall file sleeps there."""
@@ -326,7 +330,7 @@ class Shop:
     def busy(self):
         """Handlers of each group have been at work in the last moment, so that commits of offsets are under way."""
         now = time.time() * 1000
-        lately = [e for e in self.events("run") if now - e["at"] < 150]
+        lately = [e for e in self.events("run") if now - e["at"] < 300]
         return len(lately) >= 6 and {e["group"] for e in lately} == set(GROUPS)
 
     def kill_server(self):
@@ -351,7 +355,8 @@ class Shop:
             self.payments.put(time.time(), order, 0)
         self.wait_placed(0.35)
         self.kill_workers()
-        self.wait_placed(0.7)
+        self.hand_in(self.plan.ids[self.first_wave():] + [None] * PLACE_SERVICES)
+        self.wait_placed(0.25)
         self.kill_server()
         for t in self.threads[:PLACE_SERVICES]:
             t.join()
