@@ -19,29 +19,35 @@ struct report { /* at most PIPE_BUF bytes: written whole */
     char why[400];
 };
 
-static void child(int rule, uint64_t seeds, mutations_run *run, int to) {
+static void try_seed(struct report *r, uint64_t seed, mutations_run *run, int to) {
+    r->seed = seed;
+    (void)alarm(SEED_SECONDS);
+    if (write(to, r, sizeof *r) != sizeof *r) _exit(3);
+    if (run(seed, r->why, sizeof r->why)) return;
+    if (write(to, r, sizeof *r) != sizeof *r) _exit(3);
+    _exit(1);
+}
+
+static void child(int rule, uint64_t seeds, const struct mutations_hint *hints, mutations_run *run, int to) {
     struct report r = {0};
     if (!freopen("/dev/null", "w", stderr) || !freopen("/dev/null", "w", stdout)) _exit(3);
     signal(SIGABRT, SIG_DFL);
     hf_sim_set_mutation(rule);
-    for (r.seed = 1; r.seed <= seeds; r.seed++) {
-        (void)alarm(SEED_SECONDS);
-        if (write(to, &r, sizeof r) != sizeof r) _exit(3);
-        if (run(r.seed, r.why, sizeof r.why)) continue;
-        if (write(to, &r, sizeof r) != sizeof r) _exit(3);
-        _exit(1);
+    for (; hints && hints->rule; hints++) {
+        if (hints->rule == rule) try_seed(&r, hints->seed, run, to);
     }
+    for (uint64_t seed = 1; seed <= seeds; seed++) try_seed(&r, seed, run, to);
     _exit(0);
 }
 
-static bool noticed(int rule, uint64_t seeds, mutations_run *run) {
+static bool noticed(int rule, uint64_t seeds, const struct mutations_hint *hints, mutations_run *run) {
     int ends[2];
     if (fflush(stdout) || pipe(ends)) return false;
     pid_t pid = fork();
     if (pid < 0) return false;
     if (pid == 0) {
         close(ends[0]);
-        child(rule, seeds, run, ends[1]);
+        child(rule, seeds, hints, run, ends[1]);
     }
     close(ends[1]);
     struct report r = {0}, next;
@@ -56,9 +62,10 @@ static bool noticed(int rule, uint64_t seeds, mutations_run *run) {
     return found;
 }
 
-int mutations_missed(int first, int last, uint64_t seeds, mutations_run *run) {
+int mutations_missed(int first, int last, uint64_t seeds, const struct mutations_hint *hints,
+                     mutations_run *run) {
     int missed = 0;
-    for (int rule = first; rule <= last; rule++) missed += !noticed(rule, seeds, run);
+    for (int rule = first; rule <= last; rule++) missed += !noticed(rule, seeds, hints, run);
     if (missed) printf("%d mutations were not noticed\n", missed);
     return missed;
 }

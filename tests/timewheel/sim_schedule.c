@@ -460,6 +460,8 @@ static bool run_mutated(uint64_t seed, char *why, size_t size) {
     return run_seed(seed, &totals, why, size);
 }
 
+static const struct mutations_hint hints[] = {{111, 101056}, {0, 0}};
+
 int main(int argc, char **argv) {
     uint64_t first = 1, seeds = 100;
     bool mutations = false;
@@ -473,7 +475,7 @@ int main(int argc, char **argv) {
     }
     if (mutations)
         return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
-                                seeds, run_mutated) > 0;
+                                seeds, hints, run_mutated) > 0;
     for (uint64_t seed = first; seed < first + seeds; seed++)
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;

@@ -461,7 +461,7 @@ int main(int argc, char **argv) {
     }
     if (mutations)
         return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
-                                seeds, run_seed) > 0;
+                                seeds, NULL, run_seed) > 0;
     char why[sizeof((struct sim_run *)NULL)->broken];
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         if (run_seed(seed, why, sizeof why)) continue;

@@ -100,7 +100,8 @@ static int run_mutations(uint64_t seeds, int only) {
     static const int rules[] = {LOG_MUTATIONS};
     int missed = 0;
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        if (!only || only == rules[i]) missed += mutations_missed(rules[i], rules[i], seeds, run_mutated);
+        if (!only || only == rules[i])
+            missed += mutations_missed(rules[i], rules[i], seeds, NULL, run_mutated);
     return missed > 0;
 }
 
