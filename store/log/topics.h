@@ -1,0 +1,77 @@
+/* Topics: the catalogue, their folders, what they are told.
+ *
+ *     topics.c catalogue, folders    configure.c what topics are told */
+#ifndef STORE_LOG_TOPICS_H
+#define STORE_LOG_TOPICS_H
+
+#include "partition.h"
+
+/* ---- topics ---- */
+
+enum topic_phase { TOPIC_CREATING, TOPIC_LIVE, TOPIC_DELETING, TOPIC_GONE };
+
+/* The settings in force: the topic's own, or the server's. */
+struct topic_config {
+    bool internal, append_time;
+    size_t message_max;
+    uint64_t segment_bytes;
+    struct log_settings settings; /* all values; `own`: the topic's */
+};
+
+struct topic {
+    char name[256];
+    char folded[256]; /* '.' as '_': names that differ by these only are not told apart, as in Kafka */
+    struct log_uuid id;
+    struct topic_config config;
+    struct log_settings asked; /* by the last log_topic_alter */
+    int32_t partitions;
+    struct log_partition **partition;
+    enum topic_phase phase;
+    uint64_t next_sequence; /* internal topics: order of acceptance */
+    int64_t last_time_ms;   /* internal topics: append time never goes back over all partitions */
+    void (*watch)(void *arg);
+    void *watch_arg;
+    UT_hash_handle hh, hh_id, hh_folded;
+};
+
+struct topic_watch {
+    struct topic_watch *prev, *next;
+    char name[256];
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+struct trash {
+    struct trash *next;
+    char path[LOG_PATH];
+};
+
+/* topics.c */
+bool topic_shown(const struct log *l, const struct topic *t); /* t may be NULL */
+struct topic *topic_find(struct log *l, hf_str name);
+struct topic *topic_find_id(struct log *l, const struct log_uuid *id);
+struct log_partition *topic_partition(struct log *l, hf_str name, int32_t number);
+HF_CHECK enum hf_err topics_init(struct log *l);
+HF_CHECK enum hf_err trash_load(struct log *l);
+HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state, folders put in order */
+HF_CHECK enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metadata);
+void topic_epochs_write(struct log_partition *p);
+HF_CHECK enum hf_err topic_folder_prove(struct log_partition *p);
+HF_CHECK enum hf_err topic_folder_is(struct log_partition *p, bool *is); /* whose folder it is [L14] */
+void base64url(const uint8_t b[16], char out[24]);
+void trash_folder(struct log *l, const char *path);
+void topic_folder_path(const struct topic *t, int32_t number, char out[LOG_PATH]);
+void creations_forget(struct log *l);
+void topics_free(struct log *l);
+void trash_step(struct log *l);
+
+/* configure.c */
+void topic_configure(struct log *l, struct topic *t, const struct log_settings *own);
+HF_CHECK enum hf_err settings_check(const struct log_settings *s); /* HF_EINVAL */
+void catalogue_key(const struct topic *t, struct hf_buf *out);
+void catalogue_value(const struct topic *t, int32_t partitions, const struct log_settings *own,
+                     struct hf_buf *out);
+HF_CHECK enum hf_err catalogue_read(hf_str value, struct log_uuid *id, struct log_topic_config *out);
+void alterations_forget(struct log *l);
+
+#endif
