@@ -229,6 +229,8 @@ void lean_run(struct lean *l, const struct lean_load *load, struct lean_result *
     free(r.latencies);
 }
 
+enum { NO_LEADER = 5, LEADERS_S = 60 }; /* NO_LEADER: Kafka's LEADER_NOT_AVAILABLE */
+
 /* ---- Kafka frames: header v1 (key, version, correlation, client id), then the body ---- */
 
 static void text(struct hf_buf *out, const char *s) {
@@ -284,14 +286,17 @@ void lean_metadata(struct hf_buf *out, const char *topic) {
     hf_buf_u8(out, 1); /* may be created */
 }
 
-static void list_offsets(struct hf_buf *out, const char *topic, int32_t partition) {
+/* The latest offsets of partitions first … first + count - 1. */
+static void list_offsets(struct hf_buf *out, const char *topic, int32_t first, int32_t count) {
     header(out, 2, 1);
     hf_buf_be32(out, (uint32_t)-1);
     hf_buf_be32(out, 1);
     text(out, topic);
-    hf_buf_be32(out, 1);
-    hf_buf_be32(out, (uint32_t)partition);
-    hf_buf_be64(out, (uint64_t)-1); /* latest */
+    hf_buf_be32(out, (uint32_t)count);
+    for (int32_t i = 0; i < count; i++) {
+        hf_buf_be32(out, (uint32_t)(first + i));
+        hf_buf_be64(out, (uint64_t)-1);
+    }
 }
 
 struct one_answer {
@@ -326,29 +331,76 @@ static struct hf_reader ask(struct lean *l, struct hf_buf *request, struct one_a
     return r;
 }
 
+static void skip_text(struct hf_reader *r) {
+    uint16_t n = hf_read_be16(r);
+    if (n != UINT16_MAX) hf_read_bytes(r, n);
+}
+
+/* A Metadata v4 answer for one topic: how many partitions it has, all with a leader; 0 and the reason if it has none or
+ * one of them has no leader yet. */
+static int32_t partitions_led(struct hf_reader *r, int *error) {
+    hf_read_be32(r); /* throttle */
+    for (uint32_t brokers = hf_read_be32(r); brokers > 0 && !r->bad; brokers--) {
+        hf_read_be32(r);
+        skip_text(r); /* host */
+        hf_read_be32(r);
+        skip_text(r); /* rack */
+    }
+    skip_text(r);    /* cluster */
+    hf_read_be32(r); /* controller */
+    hf_read_be32(r); /* topics */
+    *error = (int16_t)hf_read_be16(r);
+    skip_text(r);  /* name */
+    hf_read_u8(r); /* internal */
+    uint32_t count = hf_read_be32(r);
+    for (uint32_t i = 0; i < count && *error == 0 && !r->bad; i++) {
+        *error = (int16_t)hf_read_be16(r);
+        hf_read_be32(r);                                                     /* partition */
+        if ((int32_t)hf_read_be32(r) < 0 && *error == 0) *error = NO_LEADER; /* leader */
+        for (int list = 0; list < 2; list++)
+            hf_read_bytes(r, 4 * (size_t)hf_read_be32(r)); /* replicas, in sync */
+    }
+    if (r->bad) lean_die("metadata: the answer cannot be read");
+    return *error ? 0 : (int32_t)count;
+}
+
+/* A ListOffsets v1 answer for one topic: the first error in it, 0 if none; *end is the last partition's. */
+static int offsets_listed(struct hf_reader *r, int64_t *end) {
+    int error = 0;
+    hf_read_be32(r); /* topics */
+    skip_text(r);
+    for (uint32_t count = hf_read_be32(r); count > 0 && error == 0 && !r->bad; count--) {
+        hf_read_be32(r);
+        error = (int16_t)hf_read_be16(r);
+        hf_read_be64(r); /* time */
+        *end = (int64_t)hf_read_be64(r);
+    }
+    if (r->bad) lean_die("offsets: the answer cannot be read");
+    return error;
+}
+
+/* Asked for by name, the topic is created. That metadata names a leader is not all: in Kafka the broker learns a moment
+ * later that it leads, and until then refuses to write. Only a leader answers for offsets, so that is asked, too. */
 void lean_make_topic(struct lean *l, const char *topic) {
     struct hf_buf request;
     struct one_answer a = {0};
-    hf_buf_init(&request, 4096);
-    lean_metadata(&request, topic);
-    double start = lean_now();
-    for (int error = -1; error != 0;) {
-        if (lean_now() - start > 30) lean_die("topic %s is not there after 30 s: error %d", topic, error);
+    int64_t end;
+    hf_buf_init(&request, 16 << 20);
+    for (double start = lean_now();;) {
+        int error;
+        hf_buf_reset(&request);
+        lean_metadata(&request, topic);
         struct hf_reader r = ask(l, &request, &a);
-        hf_read_be32(&r); /* throttle */
-        for (uint32_t brokers = hf_read_be32(&r); brokers > 0 && !r.bad; brokers--) {
-            hf_read_be32(&r);
-            hf_read_bytes(&r, hf_read_be16(&r));
-            hf_read_be32(&r);
-            uint16_t rack = hf_read_be16(&r);
-            if (rack != UINT16_MAX) hf_read_bytes(&r, rack);
+        int32_t partitions = partitions_led(&r, &error);
+        if (partitions > 0) {
+            hf_buf_reset(&request);
+            list_offsets(&request, topic, 0, partitions);
+            r = ask(l, &request, &a);
+            if ((error = offsets_listed(&r, &end)) == 0) break;
         }
-        uint16_t cluster = hf_read_be16(&r);
-        if (cluster != UINT16_MAX) hf_read_bytes(&r, cluster);
-        hf_read_be32(&r); /* controller */
-        hf_read_be32(&r); /* topics */
-        error = (int16_t)hf_read_be16(&r);
-        if (r.bad) lean_die("metadata: the answer cannot be read");
+        if (lean_now() - start > LEADERS_S)
+            lean_die("topic %s has no leaders after %d s: error %d", topic, LEADERS_S, error);
+        usleep(10000);
     }
     hf_buf_fini(&request);
     free(a.p);
@@ -357,17 +409,12 @@ void lean_make_topic(struct lean *l, const char *topic) {
 int64_t lean_end(struct lean *l, const char *topic, int32_t partition) {
     struct hf_buf request;
     struct one_answer a = {0};
+    int64_t end = -1;
     hf_buf_init(&request, 4096);
-    list_offsets(&request, topic, partition);
+    list_offsets(&request, topic, partition, 1);
     struct hf_reader r = ask(l, &request, &a);
-    hf_read_be32(&r);
-    hf_read_bytes(&r, hf_read_be16(&r));
-    hf_read_be32(&r);
-    hf_read_be32(&r);
-    int error = (int16_t)hf_read_be16(&r);
-    hf_read_be64(&r);
-    int64_t end = (int64_t)hf_read_be64(&r);
-    if (r.bad || error) lean_die("end of %s-%d: error %d", topic, partition, error);
+    int error = offsets_listed(&r, &end);
+    if (error) lean_die("end of %s-%d: error %d", topic, partition, error);
     hf_buf_fini(&request);
     free(a.p);
     return end;

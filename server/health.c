@@ -47,6 +47,7 @@ static void log_metrics(const struct server *s, struct hf_buf *out) {
     metric(out, "holdfast_journal_bytes_total", "counter", l.journal_bytes);
     metric(out, "holdfast_journal_syncs_total", "counter", l.journal_syncs);
     metric(out, "holdfast_checkpoints_total", "counter", l.checkpoints);
+    metric(out, "holdfast_segment_rolls_total", "counter", l.rolls);
     metric(out, "holdfast_compactions_total", "counter", l.compactions);
     metric(out, "holdfast_topics", "gauge", l.topics);
     metric(out, "holdfast_partitions", "gauge", l.partitions);

@@ -251,7 +251,7 @@ HF_CHECK enum hf_err log_adopt(struct log *l, struct log_partition *p, struct hf
 /* ---- numbers for /metrics ---- */
 
 struct log_stats {
-    uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints, compactions;
+    uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints, rolls, compactions;
     uint64_t topics, partitions, segments;
     uint64_t free_bytes, open_files;
     uint64_t damages, rebuilt;       /* told since the start */

@@ -124,6 +124,7 @@ static enum hf_err roll(struct log_partition *p, uint64_t room) {
     env_point(p->log->env, "segment.rolled");
     if (e) log_fail(p->log, e, "trim");
     p->end = (struct place){s, 0, p->end.offset};
+    p->log->stats.rolls++;
     return HF_OK;
 }
 
