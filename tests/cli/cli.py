@@ -14,6 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 
 
 class Cli:
@@ -164,13 +165,6 @@ class Work:
     def __exit__(self, *unused):
         self.process.kill()
         self.process.wait()
-
-
-def until(condition, what, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def gone(pid):

@@ -10,14 +10,14 @@ import glob
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
+from servers import free_port  # noqa: E402
+from until import until  # noqa: E402
 
 BINARY = os.path.abspath(sys.argv[1])
 CLASSPATH = os.environ.get("HF_TEST_KAFKA_CLASSPATH", "")
@@ -81,12 +81,6 @@ def dump_log_segments_reads_what_a_clean_stop_leaves(folder):
     assert "ismatch" not in out.lower() and "out of order" not in out, out
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def answers(at):
     p = subprocess.run(["kcat", "-L", "-m", "1", "-b", at], capture_output=True, timeout=60)
     return p.returncode == 0
@@ -102,9 +96,8 @@ def what_a_kafka_broker_wrote(folder):
     with open(os.path.join(folder, "kafka.log"), "w") as log:
         broker = subprocess.Popen(java("kafka.Kafka", properties), stdout=log, stderr=log, cwd=folder)
     try:
-        deadline = time.monotonic() + 120
-        while not answers(at):
-            assert time.monotonic() < deadline and broker.poll() is None, "the broker does not start"
+        until(lambda: answers(at) or broker.poll() is not None, "Kafka")
+        assert broker.poll() is None, "the broker does not start"
         produce(at, "adopted")
         return os.path.join(data, "adopted-0"), consume(at, "adopted")
     finally:

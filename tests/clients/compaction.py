@@ -7,41 +7,24 @@ middle, and under a reader that is being sent what goes.
 
 import os
 import random
-import socket
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 
 here = os.path.dirname(os.path.abspath(__file__))
 binary, clients = sys.argv[1:3]
 sys.path[:0] = [os.path.join(clients, "python"), os.path.join(here, "..", "support")]
 sys.dont_write_bytecode = True
+from cases import run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import KafkaAdminClient, NewTopic  # noqa: E402
-from kafka.record import MemoryRecords  # noqa: E402
+from slow_reader import SlowReader  # noqa: E402
+from until import until  # noqa: E402
 
 MIB = 1 << 20
 SETTINGS = {"cleanup.policy": "compact", "segment.bytes": str(MIB), "min.cleanable.dirty.ratio": "0.01",
             "max.message.bytes": str(MIB)}
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def until(condition, what, seconds=120):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
 
 
 def create(server, topic, **more):
@@ -207,13 +190,6 @@ def killed_in_the_middle_it_loses_nothing_and_brings_nothing_back(server):
     assert stored(server, "struck") < 12 * MIB
 
 
-def fetch_request(topic, offset, most):
-    body = struct.pack(">iiiibi", -1, 1000, 1, most, 0, 1)
-    body += struct.pack(">h", len(topic)) + topic.encode() + struct.pack(">iiqi", 1, 0, offset, most)
-    head = struct.pack(">hhih", 1, 4, 77, 4) + b"slow"
-    return struct.pack(">i", len(head + body)) + head + body
-
-
 @test
 def what_is_being_sent_stays_whole_though_it_is_compacted(server):
     """A raw reader asks for 8 MB, reads a little of it, waits until that was compacted, and reads the rest."""
@@ -221,47 +197,17 @@ def what_is_being_sent_stays_whole_though_it_is_compacted(server):
     table = Table("sent")
     table.update(server, 22000, 10, size=1000)
     restart(server, 15)
-    with socket.create_connection(("127.0.0.1", server.port), 30) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        s.settimeout(120)
-        s.sendall(fetch_request("sent", 0, 8_000_000))
-        got = s.recv(1000)
+    with SlowReader(server, "sent", 8_000_000) as reader:
         subprocess.run([binary, "topic", "alter", "sent", "--set", "cleanup.policy=compact", "--server", server.kafka],
                        check=True, timeout=60)
         until(lambda: compactions(server) > 0, "compaction")
         assert stored(server, "sent") < 12 * MIB
-        n = struct.unpack(">i", got[:4])[0]
-        while len(got) < 4 + n:
-            more = s.recv(1 << 16)
-            assert more, "the server closed in the middle"
-            got += more
-    at = 4 + 4 + 4 + 4 + 2 + len("sent") + 4 + 4  # length, correlation, throttle, topics, name, partitions, number
-    error, _, _, _, size = struct.unpack(">hqqii", got[at:at + 26])
-    assert error == 0 and at + 26 + size == len(got) and size > 7_000_000
-    batches, seen = MemoryRecords(got[at + 26:]), 0
-    while batches.has_next():
-        for record in batches.next_batch():
-            value = (record.value or b"").decode()
-            assert record.offset == seen and table.records[seen] == (record.key.decode(), value), f"record {seen}"
-            seen += 1
-    assert seen > 6000, seen
+        _, _, _, records = reader.rest()
+    for seen, record in enumerate(records):
+        value = (record.value or b"").decode()
+        assert record.offset == seen and table.records[seen] == (record.key.decode(), value), f"record {seen}"
+    assert len(records) > 6000, len(records)
     table.check(read_with_kcat(server, "sent"))
 
 
-def main():
-    chosen = [t for t in TESTS if not sys.argv[3:] or t.__name__ in sys.argv[3:]]
-    for t in chosen:
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="holdfast-compaction-") as folder:
-            server = Holdfast(binary, folder, "--log.retention.check.interval.ms=20ms")
-            with server:
-                server.listen = server.kafka  # the same over restarts
-                try:
-                    t(server)
-                except BaseException:
-                    print(server.log(), file=sys.stderr)
-                    raise
-        print(f"{t.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
-
-
-main()
+sys.exit(run_tests(sys.argv[3:], lambda folder: Holdfast(binary, folder, "--log.retention.check.interval.ms=20ms")))

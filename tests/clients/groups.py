@@ -5,45 +5,26 @@ named). Members come, go and are killed; the server is stopped and killed; offse
     groups.py BINARY GROUP_MEMBER GROUP_OFFSETS FOLDER_OF_FETCHED_CLIENTS [test ...]
 """
 
-import concurrent.futures
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 
 here = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(here, "..", "support"))
+support = os.path.join(here, "..", "support")
+sys.path.insert(0, support)
 sys.dont_write_bytecode = True
+from cases import only_when_named, run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import KafkaAdminClient, NewTopic  # noqa: E402
 from kafka.structs import OffsetAndMetadata  # noqa: E402
 import kafka.errors  # noqa: E402
 
 binary, member_binary, offsets_binary, clients = sys.argv[1:5]
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def only_when_named(function):
-    """For clients that fail by themselves now and then."""
-    function.only_when_named = True
-    return test(function)
-
-
-def until(what, condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 def topic(server, name, partitions):
@@ -128,17 +109,17 @@ def comes_and_goes(server, strategy):
     first = Member(server, "g", "t", partition_assignment_strategy=strategy)
     members = [first]
     try:
-        until("alone", lambda: shared([first], 6) and len(set(first.values)) == 300)
+        until(lambda: shared([first], 6) and len(set(first.values)) == 300, "alone")
         second = Member(server, "g", "t", partition_assignment_strategy=strategy)
         members.append(second)
-        until("shared", lambda: shared(members, 6))
+        until(lambda: shared(members, 6), "shared")
         produce(server, "t", 6, 300, 600)
-        until("read by both", lambda: set(first.values + second.values) == set(range(600)))
+        until(lambda: set(first.values + second.values) == set(range(600)), "read by both")
         assert second.values, "the second had nothing to do"
         second.end()
-        until("alone again", lambda: shared([first], 6))
+        until(lambda: shared([first], 6), "alone again")
         produce(server, "t", 6, 600, 900)
-        until("all", lambda: set(first.values + second.values) == set(range(900)))
+        until(lambda: set(first.values + second.values) == set(range(900)), "all")
         first.end()
         everything = first.values + second.values
         assert len(everything) == 900, f"{len(everything) - 900} read twice though all members left in order"
@@ -163,13 +144,13 @@ def a_killed_member_is_dropped_after_its_session(server):
     topic(server, "t", 4)
     members = [Member(server, "g", "t", session_timeout_ms=2000) for _ in range(2)]
     try:
-        until("shared", lambda: shared(members, 4))
+        until(lambda: shared(members, 4), "shared")
         members[1].end(signal.SIGKILL)
         began = time.monotonic()
         produce(server, "t", 4, 0, 100)
-        until("taken over", lambda: shared(members[:1], 4))
+        until(lambda: shared(members[:1], 4), "taken over")
         assert time.monotonic() - began > 1, "dropped before its session ended"
-        until("read", lambda: set(members[0].values + members[1].values) == set(range(100)))
+        until(lambda: set(members[0].values + members[1].values) == set(range(100)), "read")
         assert server.metrics()["holdfast_group_members_expired_total"] >= 1
     finally:
         for m in members:
@@ -182,11 +163,11 @@ def a_static_member_comes_back_to_its_partitions_without_a_rebalance(server):
     ids = ("one", "two")
     members = [Member(server, "g", "t", group_instance_id=i, session_timeout_ms=20000) for i in ids]
     try:
-        until("shared", lambda: shared(members, 4))
+        until(lambda: shared(members, 4), "shared")
         held, before = set(members[1].partitions), server.metrics()["holdfast_group_rebalances_total"]
         members[1].end()  # static: says no goodbye
         members[1] = Member(server, "g", "t", group_instance_id="two", session_timeout_ms=20000)
-        until("back", lambda: members[1].partitions)
+        until(lambda: members[1].partitions, "back")
         assert members[1].partitions == held
         assert server.metrics()["holdfast_group_rebalances_total"] == before
     finally:
@@ -202,9 +183,9 @@ def members_outlive_the_servers_death_and_offsets_never_go_back(server):
     last = [-1] * 4
     try:
         for i in range(3):
-            until("shared", lambda: shared(members, 4))
+            until(lambda: shared(members, 4), "shared")
             produce(server, "t", 4, 200 * i, 200 * (i + 1))
-            until("read", lambda: set(members[0].values + members[1].values) >= set(range(200 * (i + 1))))
+            until(lambda: set(members[0].values + members[1].values) >= set(range(200 * (i + 1))), "read")
             now = committed(server, "g", "t", 4)
             server.stop(signal.SIGKILL)
             server.start()
@@ -212,7 +193,7 @@ def members_outlive_the_servers_death_and_offsets_never_go_back(server):
             assert all(b >= a >= l for l, a, b in zip(last, now, then)), (last, now, then)
             last = then
         read = [1 + max(o for m in members for o in m.offsets.get(p, [-1])) for p in range(4)]
-        until("committed", lambda: committed(server, "g", "t", 4) == read)  # offsets jump when the server was killed
+        until(lambda: committed(server, "g", "t", 4) == read, "committed")  # offsets jump when the server was killed
     finally:
         for m in members:
             m.end(signal.SIGKILL)
@@ -221,7 +202,9 @@ def members_outlive_the_servers_death_and_offsets_never_go_back(server):
 PYTHON_MEMBER = """
 import sys, threading
 from kafka import KafkaConsumer
-server, version, log = sys.argv[1:4]
+server, version, support = sys.argv[1:4]
+sys.path.append(support)
+from until import until
 import kafka
 assert kafka.__version__.startswith(version), kafka.__version__
 seen, lock = set(), threading.Lock()
@@ -239,13 +222,6 @@ def member(stop, partitions):
         partitions.update(p.partition for p in c.assignment())
     c.close()
 
-import time
-def until(what, condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "not in time: " + what
-        time.sleep(0.02)
-
 def start():
     stop, partitions = threading.Event(), set()
     t = threading.Thread(target=member, args=(stop, partitions), daemon=True)
@@ -253,11 +229,11 @@ def start():
     return stop, partitions, t
 
 one = start()
-until("alone", lambda: len(one[1]) == 4 and len(seen) == 100)
+until(lambda: len(one[1]) == 4 and len(seen) == 100, "alone")
 two = start()
-until("shared", lambda: len(one[1]) == 2 and len(two[1]) == 2)
+until(lambda: len(one[1]) == 2 and len(two[1]) == 2, "shared")
 two[0].set(); two[2].join()
-until("alone again", lambda: len(one[1]) == 4)
+until(lambda: len(one[1]) == 4, "alone again")
 one[0].set(); one[2].join()
 assert len(seen) == 100
 print("ok")
@@ -267,8 +243,8 @@ print("ok")
 def python_members(server, version, environment):
     topic(server, "t", 4)
     produce(server, "t", 4, 0, 100)
-    run = subprocess.run([sys.executable, "-c", PYTHON_MEMBER, server.kafka, version, ""], env=environment, timeout=120,
-                         capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", PYTHON_MEMBER, server.kafka, version, support], env=environment,
+                         capture_output=True, text=True, timeout=400)
     assert run.stdout == "ok\n", run.stderr[-2000:]
     assert committed(server, "py" + version, "t", 4) == [25] * 4
 
@@ -340,8 +316,8 @@ def groups_are_listed_described_and_deleted(server):
     admin = KafkaAdminClient(bootstrap_servers=server.kafka)
     member = Member(server, "g", "t", client_id="me")
     try:
-        until("read", lambda: len(member.values) == 10)
-        until("committed", lambda: committed(server, "g", "t", 2) == [5, 5])
+        until(lambda: len(member.values) == 10, "read")
+        until(lambda: committed(server, "g", "t", 2) == [5, 5], "committed")
         assert ("g", "consumer") in admin.list_consumer_groups()
         group, = admin.describe_consumer_groups(["g"])
         assert group.state == "Stable" and group.protocol == "range", group
@@ -367,7 +343,7 @@ def a_deleted_topics_offsets_do_not_wait_for_its_successor(server):
     topic(server, "t", 2)
     produce(server, "t", 2, 0, 10)
     member = Member(server, "g", "t")
-    until("committed", lambda: committed(server, "g", "t", 2) == [5, 5])
+    until(lambda: committed(server, "g", "t", 2) == [5, 5], "committed")
     member.end()
     admin = KafkaAdminClient(bootstrap_servers=server.kafka)
     admin.delete_topics(["t"])
@@ -379,25 +355,5 @@ def a_deleted_topics_offsets_do_not_wait_for_its_successor(server):
     assert committed(server, "g", "t", 2) == [-1, -1]
 
 
-def run(function):
-    """Each test has a server of its own, and spends its time waiting: several run side by side."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-groups-") as folder:
-        began = time.monotonic()
-        with Holdfast(binary, folder) as server:
-            try:
-                function(server)
-            except Exception:
-                return f"FAILED  {function.__name__}\n{traceback.format_exc()}{server.log()[-2000:]}"
-        return f"ok      {function.__name__} ({time.monotonic() - began:.1f} s)"
-
-
-def main():
-    wanted = sys.argv[5:]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        lines = list(pool.map(run, [f for f in TESTS if f.__name__ in wanted or
-                                    not (wanted or hasattr(f, "only_when_named"))]))
-    print("\n".join(lines))
-    return 1 if any(line.startswith("FAILED") for line in lines) else 0
-
-
-sys.exit(main())
+# They spend their time waiting.
+sys.exit(run_tests(sys.argv[5:], lambda folder: Holdfast(binary, folder), side_by_side=4))

@@ -6,40 +6,23 @@ middle of what goes.
 """
 
 import os
-import socket
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 
 here = os.path.dirname(os.path.abspath(__file__))
 binary, clients = sys.argv[1:3]
 sys.path[:0] = [os.path.join(clients, "python"), os.path.join(here, "..", "support")]
 sys.dont_write_bytecode = True
+from cases import run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic  # noqa: E402
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec  # noqa: E402
-from kafka.record import MemoryRecords  # noqa: E402
+from slow_reader import SlowReader  # noqa: E402
+from until import until  # noqa: E402
 
 MIB = 1 << 20
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def until(condition, what, seconds=60):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
 
 
 def command(server, *args, check=True):
@@ -308,42 +291,19 @@ def size_and_time_let_whole_segments_go(server):
 
 # ---- readers in the middle of it ----
 
-def fetch_request(topic, offset, most):
-    body = struct.pack(">iiiibi", -1, 1000, 1, most, 0, 1)
-    body += struct.pack(">h", len(topic)) + topic.encode() + struct.pack(">iiqi", 1, 0, offset, most)
-    head = struct.pack(">hhih", 1, 4, 77, 4) + b"slow"
-    return struct.pack(">i", len(head + body)) + head + body
-
-
 @test
 def what_is_being_sent_stays_whole_though_it_is_deleted(server):
     """A raw reader asks for 8 MB, reads a little of it, waits until the segment is gone, and reads the rest."""
     create(server, "read", segment_bytes=16 * MIB)
     fill(server, "read", 0, 100)
-    with socket.create_connection(("127.0.0.1", server.port), 30) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        s.settimeout(60)
-        s.sendall(fetch_request("read", 0, 8_000_000))
-        got = s.recv(1000)
-        files = os.path.join(server.data, "topics", "read-0")
+    with SlowReader(server, "read", 8_000_000) as reader:
         command(server, "alter", "read", "--set", "retention.ms=1")
         until(lambda: bounds(server, "read") == (100, 100), "retention")
-        server_side = [f for f in os.listdir(files) if f.endswith(".log")]
-        assert server_side
-        n = struct.unpack(">i", got[:4])[0]
-        while len(got) < 4 + n:
-            more = s.recv(1 << 16)
-            assert more, "the server closed in the middle"
-            got += more
-    at = 4 + 4 + 4 + 4 + 2 + len("read") + 4 + 4  # length, correlation, throttle, topics, name, partitions, number
-    error, high, stable, aborted, size = struct.unpack(">hqqii", got[at:at + 26])
-    assert (error, high, stable, aborted) == (0, 100, 100, -1) and at + 26 + size == len(got)
-    batches, seen = MemoryRecords(got[at + 26:]), 0
-    while batches.has_next():
-        for record in batches.next_batch():
-            assert record.offset == seen and record.value == b"%09d" % seen + b"x" * 99_991, f"record {seen}"
-            seen += 1
-    assert seen == 79, seen
+        high, stable, aborted, records = reader.rest()
+    assert (high, stable, aborted) == (100, 100, -1)
+    for seen, record in enumerate(records):
+        assert record.offset == seen and record.value == b"%09d" % seen + b"x" * 99_991, f"record {seen}"
+    assert len(records) == 79, len(records)
 
 
 @test
@@ -369,18 +329,4 @@ def a_slow_consumer_is_overtaken_and_goes_on_at_the_start(server):
     assert gaps > 0, "nothing was deleted under the reader"
 
 
-def main():
-    chosen = [t for t in TESTS if not sys.argv[3:] or t.__name__ in sys.argv[3:]]
-    for t in chosen:
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="holdfast-keeping-") as folder:
-            with Holdfast(binary, folder, "--log.retention.check.interval.ms=50ms") as server:
-                try:
-                    t(server)
-                except BaseException:
-                    print(server.log(), file=sys.stderr)
-                    raise
-        print(f"{t.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
-
-
-main()
+sys.exit(run_tests(sys.argv[3:], lambda folder: Holdfast(binary, folder, "--log.retention.check.interval.ms=50ms")))

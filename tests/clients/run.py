@@ -8,25 +8,20 @@ kafka-python 3, kafkajs; by assignment, across restarts and kills.
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "support"))
 sys.dont_write_bytecode = True
+from cases import run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import KafkaAdminClient, NewTopic  # noqa: E402
 import kafka.errors  # noqa: E402
 
 binary, clients = sys.argv[1:3]
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
 
 
 def kcat(server, *args, input=None):
@@ -68,9 +63,7 @@ def kcat_produces_with_every_codec_and_reads_it_back(server):
 def every_acks_is_answered_as_asked(server):
     for acks in ("0", "1", "-1"):
         kcat(server, "-P", "-t", "acks", "-X", f"request.required.acks={acks}", input=b"a\nb\nc\n")
-    deadline = time.monotonic() + 10
-    while len(read_all(server, "acks")) < 9 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(read_all(server, "acks")) >= 9, "what was sent without waiting")
     assert len(read_all(server, "acks")) == 9
 
 
@@ -224,28 +217,4 @@ def refused_records_are_named_in_one_log_line(server):
     assert "client=127.0.0.1:" in line[0] and 'client_id="rdkafka"' in line[0], line
 
 
-def main():
-    wanted = sys.argv[3:]
-    failed = 0
-    for function in TESTS:
-        if wanted and function.__name__ not in wanted:
-            continue
-        with tempfile.TemporaryDirectory(prefix="holdfast-clients-") as folder:
-            began = time.monotonic()
-            try:
-                with Holdfast(binary, folder) as server:
-                    try:
-                        function(server)
-                    except BaseException:
-                        print(server.log()[-2000:])
-                        raise
-                print(f"ok      {function.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
-            except Exception as e:
-                failed += 1
-                print(f"FAILED  {function.__name__}: {type(e).__name__}: {e}", flush=True)
-                import traceback
-                traceback.print_exc()
-    return 1 if failed else 0
-
-
-sys.exit(main())
+sys.exit(run_tests(sys.argv[3:], lambda folder: Holdfast(binary, folder)))

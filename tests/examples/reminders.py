@@ -11,17 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
-
-
-def wait_for(what, ask, seconds=90):
-    until = time.monotonic() + seconds
-    while not ask():
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
+from until import until  # noqa: E402
 
 
 class Service:
@@ -66,15 +59,15 @@ def play(service, server):
     assert service("forget", "ada", "mistake") == "cancelled"
     service("every", "ada", "standup", "0 9 * * MON-FRI", "Europe/Berlin", "stand-up")
     service("every", "bob", "backup", "@daily", "UTC", "the backup")
-    wait_for("all pend", lambda: {"ada/standup", "bob/backup"} <= set(pending(server)))
+    until(lambda: {"ada/standup", "bob/backup"} <= set(pending(server)), "all pend")
     server.stop(signal.SIGKILL)
     server.start()
     service.start()
-    wait_for("told once", lambda: service.lines() == ["ada: the dentist, at three"])
+    until(lambda: service.lines() == ["ada: the dentist, at three"], "told once")
     at_nine = pending(server)["ada/standup"]["due"]
     assert service("snooze", "ada", "standup", "300") == "moved"
-    wait_for("told again", lambda: len(service.lines()) == 2)
-    wait_for("the series goes on", lambda: "ada/standup" in pending(server))
+    until(lambda: len(service.lines()) == 2, "told again")
+    until(lambda: "ada/standup" in pending(server), "the series goes on")
     assert pending(server)["ada/standup"]["due"] == at_nine, "a snoozed run does not move the others"
     assert service("forget", "ada") == "cancelled 1"
     assert set(pending(server)) == {"bob/backup"}, pending(server)

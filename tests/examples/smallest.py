@@ -15,6 +15,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import servers  # noqa: E402
+from until import until  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 
 
@@ -81,7 +82,7 @@ def worker(build, server, folder):
     process = subprocess.Popen([os.path.join(build, "examples", "example_worker"), server, "orders.paid", file],
                                stdout=subprocess.DEVNULL)
     try:
-        servers.until(lambda: committed(server, "inventory", "orders.paid") == 4, "four settled messages")
+        until(lambda: committed(server, "inventory", "orders.paid") == 4, "four settled messages")
     finally:
         process.send_signal(signal.SIGTERM)
         status = process.wait(60)

@@ -13,23 +13,18 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "support"))
 sys.dont_write_bytecode = True
+from cases import run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.record.default_records import DefaultRecordBatchBuilder  # noqa: E402
 
 binary = os.path.abspath(sys.argv[1])
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
 
 
 def run(*args, env=None):
@@ -272,10 +267,8 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
                 answered += 1
         except Exception:
             pass
-        end = time.monotonic() + 60
-        while server.alive() and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not server.alive() and 0 < answered < 200, answered
+        until(lambda: not server.alive(), "the end")
+        assert 0 < answered < 200, answered
         status = server.process.returncode
         producer.close(timeout=1)
     assert status == 1, status
@@ -289,23 +282,4 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
         consumer.close()
 
 
-def main():
-    failed = 0
-    wanted = sys.argv[2:]
-    for function in TESTS:
-        if wanted and function.__name__ not in wanted:
-            continue
-        with tempfile.TemporaryDirectory(prefix="holdfast-serve-") as folder:
-            began = time.monotonic()
-            try:
-                function(folder)
-                print(f"ok      {function.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
-            except Exception as e:
-                failed += 1
-                print(f"FAILED  {function.__name__}: {type(e).__name__}: {e}", flush=True)
-                import traceback
-                traceback.print_exc()
-    return 1 if failed else 0
-
-
-sys.exit(main())
+sys.exit(run_tests(sys.argv[2:], contextlib.nullcontext))

@@ -14,9 +14,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
-READY_S = 60.0
+from until import until
+
 STOP_S = 60.0
 
 
@@ -25,15 +25,6 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-
-def until(condition, what, seconds=READY_S, step=0.02):
-    """Polls until condition() is true; raises after so many seconds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(step)
 
 
 def answers(port):

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 
 server = None
 binary = None
@@ -31,16 +31,12 @@ def produce(lines, *headers, topic="holdfast.delay"):
 
 def consume(topic, count, timeout=60):
     """(timestamp, partition, key, value, headers) of the first `count` messages."""
-    until = time.monotonic() + timeout
-    while True:  # the topic may be being created
+    def read():
         run = subprocess.run(["kcat", "-C", "-q", "-b", server.kafka, "-t", topic, "-c", str(count), "-o", "beginning",
                               "-f", "%T|%p|%k|%s|%h\n"], text=True, capture_output=True, timeout=timeout)
-        if run.returncode == 0:
-            break
-        check(f"consume {topic}: {run.stderr}", time.monotonic() < until)
-        time.sleep(0.1)
-    out = run.stdout
-    rows = []
+        return run.returncode == 0 and run.stdout
+
+    rows, out = [], until(read, f"topic {topic}, which may be being created", timeout)
     for line in out.splitlines():
         at, partition, key, value, headers = line.split("|", 4)
         rows.append((int(at), int(partition), key, value, dict(h.split("=", 1) for h in headers.split(",") if h)))
@@ -58,13 +54,6 @@ def schedule(*words, status=0):
     run = subprocess.run([binary, "schedule", *words, "--api", server.http], text=True, capture_output=True, timeout=60)
     check(f"schedule {words}: {run.returncode} {run.stdout} {run.stderr}", run.returncode == status)
     return run.stdout + run.stderr
-
-
-def wait_for(what, ask, seconds=60):
-    until = time.monotonic() + seconds
-    while not ask():
-        check(what, time.monotonic() < until)
-        time.sleep(0.02)
 
 
 def arrives_at_its_time_and_never_before(count):
@@ -87,7 +76,7 @@ def arrives_at_its_time_and_never_before(count):
 def is_listed_shown_moved_and_cancelled():
     produce(["k:first"], "hf-topic=named", "hf-delay=1h", "hf-id=order/1")
     produce(["k:second"], "hf-topic=named", "hf-delay=2h", "hf-id=order/2")
-    wait_for("both are listed", lambda: len(schedule("list", "--topic", "named", "--json").splitlines()) == 2)
+    until(lambda: len(schedule("list", "--topic", "named", "--json").splitlines()) == 2, "both are listed")
     rows = [json.loads(x) for x in schedule("list", "--topic", "named", "--prefix", "order/", "--json").splitlines()]
     check(f"oldest first: {rows}", [r["id"] for r in rows] == ["order/1", "order/2"])
     shown = json.loads(schedule("show", "named", "order/1"))
@@ -111,7 +100,7 @@ def keys_keep_their_partitions():
     subprocess.run(["kcat", "-P", "-K:", "-b", server.kafka, "-t", "direct", "-X", "topic.partitioner=murmur2"],
                    input="\n".join(keys) + "\n", text=True, check=True, timeout=60)
     produce(keys, "hf-topic=delayed", "hf-delay=1ms")
-    wait_for("all are delivered", lambda: holds("delayed") == 300)
+    until(lambda: holds("delayed") == 300, "all are delivered")
     direct = {key: partition for _, partition, key, _, _ in consume("direct", 300)}
     delayed = {key: partition for _, partition, key, _, _ in consume("delayed", 300)}
     check("equal partitions", direct == delayed and len(set(direct.values())) == 7)
@@ -121,13 +110,15 @@ def a_kill_loses_and_doubles_nothing(count):
     produce([f"k{i}:v{i}" for i in range(count)], "hf-topic=killed", "hf-delay=1200ms")
     server.stop(signal.SIGKILL)
     server.start()
-    until = time.monotonic() + 60
-    while holds("killed") < count and time.monotonic() < until:
-        time.sleep(0.05)
-        if holds("killed") > count // 3:
+
+    def all_in_spite_of_kills():
+        held = holds("killed")
+        if count // 3 < held < count:
             server.stop(signal.SIGKILL)
             server.start()
-    wait_for("all are delivered", lambda: holds("killed") >= count)
+        return held >= count
+
+    until(all_in_spite_of_kills, "all are delivered")
     rows = consume("killed", holds("killed"))
     check("each once, in order", [r[2] for r in rows] == [f"k{i}" for i in range(count)])
 
@@ -165,17 +156,17 @@ def a_recurring_message_is_shown_moved_and_cancelled():
         shown.update(json.loads(run.stdout) if run.returncode == 0 else {})
         return run.returncode == 0
 
-    wait_for("it pends", is_shown)
+    until(is_shown, "it pends")
     check(f"shown: {shown}", shown["cron"] == "0 9 * * MON-FRI" and shown["tz"] == "Europe/Berlin" and len(shown["next"]) == 5)
     check("the pending one comes first", shown["next"][0] == shown["due"] and shown["next"] == sorted(shown["next"]))
     check("moved", schedule("move", "cron", "job", "--delay", "1ms").strip() == "moved")
     (_, _, _, value, headers), = consume("cron", 1)
     check(f"an identity of its own: {headers}", value == "v" and headers["hf-message-id"].endswith("#" + headers["hf-due"]))
-    wait_for("the series goes on", is_shown)
+    until(is_shown, "the series goes on")
     check("at its own time", shown["next"][0] == shown["due"] and shown["cron"] == "0 9 * * MON-FRI")
     server.stop(signal.SIGKILL)
     server.start()
-    wait_for("it pends after a crash", is_shown)
+    until(is_shown, "it pends after a crash")
     check("cancelled", schedule("cancel", "cron", "job").strip() == "cancelled")
     schedule("show", "cron", "job", status=1)
 
@@ -191,7 +182,7 @@ def delay_levels_are_a_table_of_the_server():
     server.flags = ["--delay.levels=20ms 30ms"]
     server.start()
     command("send", "levels", "v", "--delay", "level2")
-    wait_for("another table", lambda: holds("levels") == 2)
+    until(lambda: holds("levels") == 2, "another table")
     rows = consume("levels", 2)
     check("level2 is 30 ms", int(rows[1][4]["hf-due"]) == int(rows[1][4]["hf-created-at"]) + 30)
 
@@ -208,7 +199,7 @@ def many_are_counted_moved_and_cancelled(count):
     def counted(*filters):
         return json.loads(schedule("count", "--json", *filters))
 
-    wait_for("all pend", lambda: counted("--topic", "many")["count"] == count + 10)
+    until(lambda: counted("--topic", "many")["count"] == count + 10, "all pend")
     check("by prefix", counted("--topic", "many", "--prefix", "order-0000")["count"] == 10)
     due = counted("--topic", "many")["due"]
     check(f"due when: {due}", due["6h"] == count + 10 and sum(due.values()) == count + 10)
@@ -228,7 +219,7 @@ def many_are_counted_moved_and_cancelled(count):
     check(f"a page: {first}", first["cancelled"] == 100 and first["next"])
     server.stop(signal.SIGKILL)
     server.start()
-    wait_for("the rest pends", lambda: counted("--topic", "many")["count"] == count - 90)
+    until(lambda: counted("--topic", "many")["count"] == count - 90, "the rest pends")
     rest = json.loads(schedule("cancel", "--topic", "many", "--json", "--after", first["next"]))
     check(f"the rest: {rest}", rest["cancelled"] == count - 100)
     rest = json.loads(schedule("cancel", "--topic", "many", "--json"))

@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 
 LIMIT = 40
 server = None
@@ -23,13 +23,6 @@ server = None
 def check(what, ok):
     if not ok:
         raise AssertionError(what)
-
-
-def wait_for(what, ask, seconds=60):
-    until = time.monotonic() + seconds
-    while not ask():
-        check(what, time.monotonic() < until)
-        time.sleep(0.02)
 
 
 def command(*words, status=0, stdin=None):
@@ -119,7 +112,7 @@ def is_refused(lines):
     """A producer that has all the time of the world is told to come again; then it is sent away."""
     refused = metrics()["holdfast_schedule_refused_total"]
     p = kcat("holdfast.delay", lines, "hf-topic=full", "hf-delay=1h", timeout_ms=600000)
-    wait_for("it is refused", lambda: metrics()["holdfast_schedule_refused_total"] > refused)
+    until(lambda: metrics()["holdfast_schedule_refused_total"] > refused, "it is refused")
     p.kill()
     end_of(p)
 
@@ -128,23 +121,23 @@ def a_full_destination_tells_its_producers_to_come_again():
     command("topic", "create", "full", "other", "plain")
     end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(LIMIT - 1)], "hf-topic=full", "hf-delay=1h"))
     command("send", "full", "named", "--delay", "1h", "--id", "one")
-    wait_for("they pend", lambda: stats()["topics"]["full"]["pending"] == LIMIT)
+    until(lambda: stats()["topics"]["full"]["pending"] == LIMIT, "they pend")
     is_refused([f"k:more{i}" for i in range(20)])
     check("as many as may", stats()["topics"]["full"]["pending"] == LIMIT)
     check("the log says why", f"schedule.topic.pending.max is {LIMIT} and would be passed for full" in server.log())
     # Nothing else suffers.
     command("send", "other", "v", "--delay", "1ms")
     command("send", "plain", "v")
-    wait_for("others are served", lambda: len(messages("other")) == 1 and len(messages("plain")) == 1)
+    until(lambda: len(messages("other")) == 1 and len(messages("plain")) == 1, "others are served")
     # A producer that waits gets the room that a cancel makes.
     refused = metrics()["holdfast_schedule_refused_total"]
     waiting = kcat("holdfast.delay", ["k:patient"], "hf-topic=full", "hf-delay=1h", timeout_ms=600000)
-    wait_for("it tries again", lambda: metrics()["holdfast_schedule_refused_total"] > refused + 2)
+    until(lambda: metrics()["holdfast_schedule_refused_total"] > refused + 2, "it tries again")
     check("a cancel needs no room", command("schedule", "cancel", "full", "one").strip() == "cancelled")
     check(f"it got through: {end_of(waiting)}", waiting.returncode == 0)
     server.stop(signal.SIGKILL)
     server.start()
-    wait_for("all is read", lambda: stats()["caught_up"])
+    until(lambda: stats()["caught_up"], "all is read")
     check("counts survive", stats()["topics"]["full"]["pending"] == LIMIT and "other" not in stats()["topics"])
     is_refused(["k:late"])
     check("still as many", stats()["topics"]["full"]["pending"] == LIMIT)
@@ -156,12 +149,12 @@ def what_cannot_be_delivered_is_rejected_and_replayed():
     before = stats()["rejected"]
     command("send", "gone", "first", "--key", "k", "--delay", "2h", "--id", "a", "--header", "own=kept")
     command("send", "small", "x" * 4000, "--delay", "2h", "--id", "b")
-    wait_for("both pend", lambda: {"gone", "small"} <= set(stats()["topics"]))
+    until(lambda: {"gone", "small"} <= set(stats()["topics"]), "both pend")
     created = json.loads(command("schedule", "show", "gone", "a"))["accepted_ms"]
     command("topic", "delete", "gone")
     for topic, name in (("gone", "a"), ("small", "b")):
         check("moved", command("schedule", "move", topic, name, "--delay", "1ms").strip() == "moved")
-    wait_for("both are rejected", lambda: stats()["rejected"] == before + 2)
+    until(lambda: stats()["rejected"] == before + 2, "both are rejected")
     check("counted", metrics()["holdfast_schedule_rejected_total"] == before + 2)
     rows = {dict(r["headers"])["hf-origin"]: r for r in
             map(json.loads, command("rejected", "list", "--json").splitlines())}
@@ -174,7 +167,7 @@ def what_cannot_be_delivered_is_rejected_and_replayed():
     check(f"still gone: {text}", "the server's log names" in text and "may not be created" in server.log())
     command("topic", "create", "gone")
     check("replayed", command("rejected", "replay", place).strip() == "replay 1")
-    wait_for("it arrives", lambda: len(messages("gone")) == 1)
+    until(lambda: len(messages("gone")) == 1, "it arrives")
     arrived, = messages("gone")
     check(f"with its identity: {arrived}", arrived["message_id"] == rows["gone"]["message_id"] and arrived["value"] == "first" and
           dict(arrived["headers"])["own"] == "kept" and "hf-reason" not in dict(arrived["headers"]) and created > 0)
@@ -202,13 +195,13 @@ def cancelled_messages_free_their_space(count=6000):
     empty = on_disk()
     lines = "\n".join(json.dumps({"key": f"k{i}", "value": f"{i:08}" * 250, "id": f"order-{i:06}"}) for i in range(count))
     command("send", "space", "--jsonl", "--delay", "300d", stdin=lines)
-    wait_for("they pend", lambda: stats()["topics"].get("space", {}).get("pending") == count)
-    wait_for("they are in runs, and the log has let them go", lambda: stats()["run_bytes"] > count * 1700 and
-             on_disk() - empty < 2 * count * 2000)
+    until(lambda: stats()["topics"].get("space", {}).get("pending") == count, "they pend")
+    until(lambda: stats()["run_bytes"] > count * 1700 and on_disk() - empty < 2 * count * 2000,
+          "they are in runs, and the log has let them go")
     full = on_disk()
     cancelled = json.loads(command("schedule", "cancel", "--topic", "space", "--prefix", "order-", "--json"))
     check(f"cancelled: {cancelled}", cancelled["cancelled"] == count)
-    wait_for("space is freed", lambda: stats()["run_bytes"] < count * 1000 and on_disk() - empty < (full - empty) / 2)
+    until(lambda: stats()["run_bytes"] < count * 1000 and on_disk() - empty < (full - empty) / 2, "space is freed")
     check("nothing pends", "space" not in stats()["topics"])
     print(f"{count} messages of 2 kB, due in 300 days: {(full - empty) >> 10} KiB on disk; cancelled: "
           f"{(on_disk() - empty) >> 10} KiB", flush=True)
@@ -216,9 +209,9 @@ def cancelled_messages_free_their_space(count=6000):
 
 def numbers_are_for_everyone_to_read():
     end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(30)], "hf-topic=other", "hf-delay=1ms"))
-    wait_for("fired", lambda: len(messages("other")) == 31)
+    until(lambda: len(messages("other")) == 31, "fired")
     end_of(kcat("holdfast.delay", [f"k:{i}" for i in range(7)], "hf-topic=other", "hf-delay=50s"))
-    wait_for("they pend", lambda: stats()["topics"].get("other", {}).get("pending") == 7)
+    until(lambda: stats()["topics"].get("other", {}).get("pending") == 7, "they pend")
     now, told = metrics(), stats()
     check("pending", now["holdfast_schedule_pending"] == told["pending"] == sum(t["pending"] for t in told["topics"].values()))
     check("due soon", now["holdfast_schedule_due_next_minute"] == told["due_next_minute"] == 7)

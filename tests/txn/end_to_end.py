@@ -16,7 +16,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 sys.dont_write_bytecode = True
-import servers  # noqa: E402
+from until import until  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 
 FLAGS = ["--txn.check.after", "300ms", "--txn.check.interval", "100ms", "--txn.check.attempts", "3"]
@@ -56,7 +56,7 @@ class World:
         return self.get(f"/v1/txn/{GROUP}/{ident}")["state"]
 
     def until_state(self, ident, state):
-        servers.until(lambda: self.state(ident) == state, f"{ident} to be {state}")
+        until(lambda: self.state(ident) == state, f"{ident} to be {state}")
 
     def command(self, *arguments):
         done = subprocess.run([self.binary, "txn", "--api", self.server.http, *arguments], capture_output=True,
@@ -81,7 +81,7 @@ def commit_makes_all_halves_visible(w):
     assert not w.values("orders.placed")
     w.produce("commit", "1042")
     w.until_state("1042", "committed")
-    servers.until(lambda: w.values("orders.audit") == ["audit"], "the second half")
+    until(lambda: w.values("orders.audit") == ["audit"], "the second half")
     key, value, headers = w.read("orders.placed")[0]
     assert (key, value) == ("1042", "placed") and "hf-message-id=holdfast.txn/0/0@" in headers, headers
     assert "hf-op" not in headers and "hf-group" not in headers, headers
@@ -115,7 +115,7 @@ def a_delayed_half_starts_at_the_commit(w):
     w.produce("commit", "1044")
     w.until_state("1044", "committed")
     seen, seen_at = w.values("orders.unpaid"), time.time() * 1000
-    servers.until(lambda: w.values("orders.unpaid") == ["unpaid"], "the delayed half message")
+    until(lambda: w.values("orders.unpaid") == ["unpaid"], "the delayed half message")
     due = int(re.search(r"hf-due=(\d+)", w.read("orders.unpaid")[0][2])[1])
     assert due >= began + 4000 - 1, (due, began)
     assert not seen or seen_at >= due, (seen_at, due)
@@ -134,7 +134,7 @@ def a_vanished_producer_is_asked_and_answered_for(w):
         w.until_state("unsure", "parked")
     finally:
         end(checker)
-    servers.until(lambda: "good" in w.values("orders.placed"), "the half message")
+    until(lambda: "good" in w.values("orders.placed"), "the half message")
     assert not {"bad", "unsure"} & set(w.values("orders.placed"))
     with open(marker) as f:
         asked = f.read().splitlines()
@@ -151,7 +151,7 @@ def parked_ones_survive_a_crash_and_are_resolved_by_an_operator(w):
     assert status == 0 and "parked" in out and "3 put, 3 read" in out, out
     status, out, err = w.command("commit", GROUP, "unsure")
     assert (status, out.strip()) == (0, "applied"), (out, err)
-    servers.until(lambda: "unsure" in w.values("orders.placed"), "the half message")
+    until(lambda: "unsure" in w.values("orders.placed"), "the half message")
     assert w.command("commit", GROUP, "unsure")[:2] == (0, "repeated\n")
     status, out, err = w.command("rollback", GROUP, "unsure")
     assert status == 1 and out == "contradicted\n" and "otherwise" in err, (out, err)

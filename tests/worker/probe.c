@@ -189,10 +189,8 @@ static int transact(char **v) {
             e = hf_transact(p, id, m, 2, local, db);
         if (e) return die(id);
     }
-    for (int left = 100; left > 0 && access("stop", F_OK) != 0; left--) {
-        struct timespec pause = {.tv_nsec = 100000000};
-        nanosleep(&pause, NULL);
-    }
+    (void)alarm(600); /* nobody says stop */
+    while (access("stop", F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     hf_producer_close(p);
     hf_close(c);
     sqlite3_close(db);

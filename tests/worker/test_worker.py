@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.dont_write_bytecode = True
 import psycopg2  # noqa: E402
 import servers  # noqa: E402
+from until import until  # noqa: E402
 
 
 HOLDFAST, PROBE = map(os.path.abspath, sys.argv[1:3])
@@ -26,10 +27,6 @@ def start(args, **kw):
     p = subprocess.Popen(args, **kw)
     children.append(p)
     return p
-
-
-def until(what, check, seconds=60):
-    servers.until(check, what, seconds, 0.1)
 
 
 class Server:
@@ -86,8 +83,8 @@ def run_case(server, folder, kind, store, finished=lambda log: True, name=None):
         workers[i] = begin()
     server.crash()
     sent = total(server, topic)
-    until("%s settled" % name, lambda: server.settled(group, topic, sent))
-    until("%s finished" % name, lambda: finished(log))
+    until(lambda: server.settled(group, topic, sent), "%s settled" % name)
+    until(lambda: finished(log), "%s finished" % name)
     for w in workers:  # one that was only just started may not have taken its signals yet
         assert w.stdout.readline() == "ready\n", "no worker: status %s\n%s" % (w.wait(30), tail(errors.name))
         w.send_signal(signal.SIGTERM)
@@ -117,7 +114,7 @@ def case_expiry(server, folder):
     assert count() == COUNT, count()
     p = start([PROBE, "work", server.kafka, "g-database", "t-database", "database", "sqlite:" + folder + "/effects.db",
                "-"], stdout=subprocess.PIPE, text=True, env=dict(os.environ, HORIZON_MS="1000"))
-    until("all is forgotten", lambda: count() == 0)
+    until(lambda: count() == 0, "all is forgotten")
     assert p.stdout.readline() == "ready\n"
     p.send_signal(signal.SIGTERM)
     assert p.wait(30) == 0
@@ -183,7 +180,7 @@ def case_poison(server, folder):
     topic, group, log = run_case(server, folder, "poison", "-", lambda log: {int(l[0]) for l in lines(log)} == good)
     want = {"m-%d" % i for i in range(COUNT) if i % 10 == 3}
     letters = lambda: [json.loads(l) for l in server.cli("dlq", "list", "--group", group, "--json").splitlines()]
-    until("dead letters", lambda: {l["message_id"] for l in letters()} == want)
+    until(lambda: {l["message_id"] for l in letters()} == want, "dead letters")
     for l in letters():
         h = dict((p[0], p[1]) for p in l["headers"])
         assert h["hf-dlq-reason"] == "rejected" and h["__dlq.errors.topic"] == topic and h["__dlq.errors.message"] == "poison"
@@ -204,7 +201,8 @@ def case_transact(server, folder):
     want = sorted("tx-%d" % i for i in range(count) if i % 7 != 6)
     seen = lambda value: sorted(json.loads(l)["key"] for l in server.cli("tail", topic, "--from", "earliest", "--exit",
                                 "--json", check=False).splitlines() if json.loads(l)["value"].startswith(value))
-    until("transactions settled", lambda: seen("tx-") == want and seen("late") == want)
+    until(lambda: seen("tx-") == want and seen("late") == want, "what is committed")
+    until(lambda: server.cli("txn", "list", "--group", "shop", "--json") == "", "all checks")
     open(folder + "/stop", "w").close()
     checked = p.stdout.read().splitlines()
     assert p.wait(30) == 0
@@ -224,7 +222,7 @@ def case_early(server, folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         p = start([HOLDFAST, "work", "--server", "127.0.0.1:%d" % silent.getsockname()[1], "--topic", "t", "--group", "g",
                    "--", "cat"], stderr=subprocess.PIPE, text=True)
-        until("signals taken", lambda: catches(p.pid, signal.SIGTERM), 30)
+        until(lambda: catches(p.pid, signal.SIGTERM), "signals taken", 30)
         p.send_signal(signal.SIGTERM)
         assert p.wait(30) == 0, p.stderr.read()
 
