@@ -20,7 +20,6 @@ Real clients load the server all the time; promises.py says what they check. Eve
 compared, and a new image is made. With --due the power goes when a thousand messages fall due.
 
 Ends with 77 (skipped), saying why, where there is no root or no loop device."""
-import argparse
 import collections
 import ctypes
 import fcntl
@@ -35,9 +34,11 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from alone import alone, clear_away  # noqa: E402
+from alone import alone  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
-from promises import KILL, POWER, Lives, Load, Verdict, create_topics, epochs  # noqa: E402
+from machine import Machine, options  # noqa: E402
+from promises import KILL, POWER, epochs  # noqa: E402
+from until import until  # noqa: E402
 
 SKIPPED = 77
 FS_IOC_SHUTDOWN = 0x8004587D      # _IOR('X', 125, uint32_t)
@@ -52,10 +53,13 @@ class Image:
     def __init__(self, kind, folder, megabytes):
         self.kind, self.file, self.mounted = kind, os.path.join(folder, "image"), False
         self.at = os.path.join(folder, "mount")
+        self.size = megabytes << 20
+
+    def make(self):
         os.makedirs(self.at, exist_ok=True)
         with open(self.file, "w") as f:
-            f.truncate(megabytes << 20)
-        self.run(MAKE[kind] + [self.file])
+            f.truncate(self.size)
+        self.run(MAKE[self.kind] + [self.file])
 
     def run(self, command):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -154,54 +158,46 @@ def is_stopped(pid):
     return True
 
 
-class Machine:
+class OnAnImage(Machine):
     """The server on its image, the clients beside it, for one episode."""
 
-    def __init__(self, options, folder, seed):
-        self.random = random.Random(seed)
-        self.image = Image(options.fs, folder, options.megabytes)
-        self.image.mount()
-        self.server = Holdfast(options.binary, folder, "--segment.bytes=1MiB")
+    def __init__(self, o, folder, seed):
+        super().__init__(Holdfast(o.binary, folder, "--segment.bytes=1MiB"), seed, o.due)
+        self.image, self.write_back = Image(o.fs, folder, o.megabytes), None
         self.server.data = os.path.join(self.image.at, "data")
-        self.lives, self.verdict, self.tally, self.slowest = Lives(), Verdict(), collections.Counter(), 0
-        self.write_back = WriteBack(self.server.data, seed)
-        self.server.start()
-        self.server.listen = self.server.kafka
-        create_topics(self.server.listen)
-        self.load = Load(self.server.listen, seed, options.due)
 
-    def start(self, before, what):
-        began = time.monotonic()
-        self.server.start()
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        self.verdict.offsets(self.load, self.server.listen, before, what)
+    def prepare(self):
+        self.image.make()
+        self.image.mount()
+        self.write_back = WriteBack(self.server.data, self.seed)
+        self.write_back.resume()
+
+    def put_away(self):
+        if self.write_back:
+            self.write_back.end()
+        self.image.unmount()
 
     def kill(self, what):
         table = epochs(self.server.listen, "plain")
         self.load.until_the_moment(self.random)
         self.server.stop(signal.SIGKILL)
         self.lives.crashed(KILL, table)
-        self.start(dict(self.load.committed), what)
+        self.start_again(what)
         self.tally[KILL] += 1
 
     def lose_power(self, what):
         table = epochs(self.server.listen, "plain")
         self.load.until_the_moment(self.random)
         os.kill(self.server.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 60
-        while not is_stopped(self.server.pid):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the server did not stop within 60 s")
-            time.sleep(0.001)
+        until(lambda: is_stopped(self.server.pid), "the server to stand still", step=0.001)
         self.image.cut(LOGFLUSH if self.random.random() < 0.25 else NOLOGFLUSH)
         self.server.stop(signal.SIGKILL)
         self.lives.crashed(POWER, table)
-        before = dict(self.load.committed)
         self.write_back.pause()
         self.image.unmount()
         self.image.mount()
         self.write_back.resume()
-        self.start(before, what)
+        self.start_again(what)
         self.tally[POWER] += 1
 
     def round(self, number):
@@ -210,21 +206,6 @@ class Machine:
             self.kill(f"round {number}, killed")
         if draw >= 0.1:
             self.lose_power(f"round {number}, power cut{' after a kill' if draw < 0.3 else ''}")
-
-    def run(self, rounds):
-        self.load.start()
-        self.write_back.resume()
-        for number in range(rounds):
-            self.round(number)
-        self.load.end(self.verdict)
-        self.verdict.everything(self.load, self.server.listen, self.lives, rounds)
-        self.verdict.say(self.server.stop() == 0, "the clean stop failed")
-
-    def close(self):
-        self.load.stop.set()
-        self.server.stop(signal.SIGKILL)
-        self.write_back.end()
-        self.image.unmount()
 
 
 def why_not(fs, folder):
@@ -235,6 +216,7 @@ def why_not(fs, folder):
         return f"needs {MAKE[fs][0]}"
     try:
         image = Image(fs, folder, 512)
+        image.make()
         image.mount()
         try:
             image.cut(NOLOGFLUSH)
@@ -245,34 +227,14 @@ def why_not(fs, folder):
     return None
 
 
-def run_episode(o, seed, rounds):
-    folder = tempfile.mkdtemp(prefix=f"holdfast-power-{o.fs}-", dir=o.images)
-    machine, wrong = None, []
-    try:
-        machine = Machine(o, folder, seed)
-        machine.run(rounds)
-        wrong = machine.verdict.wrong
-        print(f"seed {seed}: {rounds} rounds on {o.fs}: {machine.tally[POWER]} power cuts, {machine.tally[KILL]} kills, "
-              f"slowest start {machine.slowest:.2f} s, {len(wrong)} wrong", flush=True)
-    finally:
-        if machine:
-            machine.close()
-        clear_away(folder, o.keep or wrong)
-    return len(wrong), machine.tally
-
-
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--binary", required=True)
-    options.add_argument("--fs", choices=sorted(MAKE), default="ext4")
-    options.add_argument("--rounds", type=int, default=25)
-    options.add_argument("--episode", type=int, default=25, help="rounds until all is compared and an image is made anew")
-    options.add_argument("--due", action="store_true", help="cut the power when many messages fall due")
-    options.add_argument("--seed", type=int, default=int(time.time()))
-    options.add_argument("--images", help="folder for the images; a tmpfs is fastest (default: the temporary folder)")
-    options.add_argument("--megabytes", type=int, default=1024, help="size of an image, which is sparse")
-    options.add_argument("--keep", action="store_true", help="leave the folders for a look")
-    o = options.parse_args()
+    parser = options(__doc__, rounds=25)
+    parser.add_argument("--fs", choices=sorted(MAKE), default="ext4")
+    parser.add_argument("--episode", type=int, default=25, help="rounds until all is compared and an image is made anew")
+    parser.add_argument("--due", action="store_true", help="cut the power when many messages fall due")
+    parser.add_argument("--images", help="folder for the images; a tmpfs is fastest (default: the temporary folder)")
+    parser.add_argument("--megabytes", type=int, default=1024, help="size of an image, which is sparse")
+    o = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="holdfast-power-", dir=o.images) as folder:
         missing = why_not(o.fs, folder)
     if missing:
@@ -281,9 +243,10 @@ def main():
     began, wrong, tally = time.monotonic(), 0, collections.Counter()
     print(f"first seed {o.seed}", flush=True)
     for k in range(0, o.rounds, o.episode):
-        bad, counts = run_episode(o, o.seed + k // o.episode, min(o.episode, o.rounds - k))
-        wrong += bad
-        tally += counts
+        folder = tempfile.mkdtemp(prefix=f"holdfast-power-{o.fs}-", dir=o.images)
+        machine = OnAnImage(o, folder, o.seed + k // o.episode)
+        wrong += machine.survive(min(o.episode, o.rounds - k), folder, o.keep)
+        tally += machine.tally
     print(f"{o.rounds} rounds on {o.fs} in {time.monotonic() - began:.0f} s: {tally[POWER]} power cuts, {tally[KILL]} kills, "
           f"{wrong} wrong")
     return 1 if wrong else 0

@@ -9,25 +9,22 @@ without a failed sync. Real clients load the server all the time; tests/crash/pr
 counts as loss of power for acks=1.
 
 Ends with 77 (skipped), saying why, where FUSE cannot mount."""
-import argparse
-import collections
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "support"), os.path.join(HERE, "..", "crash")]
-from alone import alone, clear_away  # noqa: E402
+from alone import alone  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
-from promises import KILL, POWER, Lives, Load, Verdict, create_topics, epochs  # noqa: E402
+from machine import Machine, options  # noqa: E402
+from promises import KILL, POWER, epochs  # noqa: E402
+from until import until  # noqa: E402
 
 SKIPPED = 77
-WAIT_S = 60
 
 
 class Disk:
@@ -41,13 +38,11 @@ class Disk:
     def mount(self):
         with open(self.errors, "a") as errors:
             self.process = subprocess.Popen([self.program, self.behind, self.at], stderr=errors)
-        deadline = time.monotonic() + WAIT_S
-        while not os.path.ismount(self.at):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.unmount()
-                with open(self.errors) as f:
-                    raise OSError(f.read().strip() or "the disk was not mounted")
-            time.sleep(0.005)
+        until(lambda: os.path.ismount(self.at) or self.process.poll() is not None, "the mount")
+        if self.process.poll() is not None:
+            self.unmount()
+            with open(self.errors) as f:
+                raise OSError(f.read().strip() or "the disk was not mounted")
 
     def unmount(self):
         """What was not synced is lost: the process dies before the kernel lets go."""
@@ -72,40 +67,32 @@ class Disk:
         return {name: int(n) for name, n in zip(words[::2], words[1::2])}
 
 
-class Machine:
+class OnAForgetfulDisk(Machine):
     def __init__(self, o, folder):
-        self.random, self.verdict, self.lives = random.Random(o.seed), Verdict(), Lives()
-        self.tally, self.slowest = collections.Counter(), 0
+        super().__init__(Holdfast(o.binary, folder, "--segment.bytes=1MiB"), o.seed)
         self.disk = Disk(o.disk, folder)
-        self.disk.mount()
-        self.server = Holdfast(o.binary, folder, "--segment.bytes=1MiB")
         self.server.data = os.path.join(self.disk.at, "data")
-        self.server.start()
-        self.server.listen = self.server.kafka
-        create_topics(self.server.listen)
-        self.load = Load(self.server.listen, o.seed)
 
-    def start(self, what):
-        before, began = dict(self.load.committed), time.monotonic()
-        self.server.start()
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        self.verdict.offsets(self.load, self.server.listen, before, what)
+    def prepare(self):
+        self.disk.mount()
+
+    def put_away(self):
+        self.disk.unmount()
 
     def fail_a_sync(self, what):
         """The server ends by itself, with status 1 and a line that says why."""
         suffix = self.random.choice([".journal", ".log", ".index", ""])
-        logged = len(self.server.log())
+        logged, failed = len(self.server.log()), self.disk.counts()["failed"]
         self.disk.fail(suffix)
-        deadline = time.monotonic() + WAIT_S
-        while self.server.alive() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        self.verdict.say(not self.server.alive(), f"{what}: the server went on after a failed sync of *{suffix}")
+        until(lambda: not self.server.alive(), f"the end, {what}: the server goes on after a failed sync of *{suffix}")
         status, said = self.server.stop(signal.SIGKILL), self.server.log()[logged:]
         self.verdict.say(status == 1, f"{what}: exit status {status}")
+        self.verdict.say(self.disk.counts()["failed"] == failed + 1, f"{what}: it did not end because a sync failed")
         self.verdict.say("log_failed" in said, f"{what}: no line says why", [said])
         self.tally[f"failed sync of *{suffix}"] += 1
 
-    def round(self, what):
+    def round(self, number):
+        what = f"round {number}"
         table = epochs(self.server.listen, "plain")
         self.load.until_the_moment(self.random)
         draw = self.random.random()
@@ -118,20 +105,7 @@ class Machine:
             self.disk.lose_power()
             self.tally["power cut"] += 1
         self.lives.crashed(how, table)
-        self.start(what)
-
-    def run(self, rounds):
-        self.load.start()
-        for number in range(rounds):
-            self.round(f"round {number}")
-        self.load.end(self.verdict)
-        self.verdict.everything(self.load, self.server.listen, self.lives, rounds)
-        self.verdict.say(self.server.stop() == 0, "the clean stop failed")
-
-    def close(self):
-        self.load.stop.set()
-        self.server.stop(signal.SIGKILL)
-        self.disk.unmount()
+        self.start_again(what)
 
 
 def forgets(disk):
@@ -175,31 +149,16 @@ def why_not(program):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--binary", required=True)
-    options.add_argument("--disk", required=True)
-    options.add_argument("--rounds", type=int, default=20)
-    options.add_argument("--seed", type=int, default=int(time.time()))
-    options.add_argument("--keep", action="store_true", help="leave the folder for a look")
-    o = options.parse_args()
+    parser = options(__doc__, rounds=20)
+    parser.add_argument("--disk", required=True)
+    o = parser.parse_args()
     missing = why_not(o.disk)
     if missing:
         print(f"skipped: {missing}")
         return SKIPPED
     folder = tempfile.mkdtemp(prefix="holdfast-disk-")
     print(f"seed {o.seed}, folder {folder}", flush=True)
-    machine, wrong = None, []
-    try:
-        machine = Machine(o, folder)
-        machine.run(o.rounds)
-        wrong = machine.verdict.wrong
-        print(f"{o.rounds} rounds: {', '.join(f'{n} {what}' for what, n in sorted(machine.tally.items()))}; slowest start "
-              f"{machine.slowest:.2f} s, {len(wrong)} wrong")
-    finally:
-        if machine:
-            machine.close()
-        clear_away(folder, o.keep or wrong)
-    return 1 if wrong else 0
+    return 1 if OnAForgetfulDisk(o, folder).survive(o.rounds, folder, o.keep) else 0
 
 
 if __name__ == "__main__":
