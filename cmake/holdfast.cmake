@@ -68,3 +68,14 @@ function(hf_test name)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}")
 endfunction()
+
+# hf_mutations(NAME PAGE): the simulation NAME breaks the rules in PAGE's table, "| 7 | … |" (tests/support/mutations.h);
+# MUTATIONS is their numbers with commas between.
+function(hf_mutations name page)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${page})
+  file(STRINGS ${CMAKE_SOURCE_DIR}/${page} rows REGEX "^\\| [0-9]+ \\| ")
+  list(TRANSFORM rows REPLACE "^\\| ([0-9]+) .*" "\\1")
+  list(JOIN rows "," numbers)
+  target_compile_definitions(${name} PRIVATE "MUTATIONS=${numbers}")
+  target_link_libraries(${name} PRIVATE hf_mutations)
+endfunction()

@@ -62,10 +62,10 @@ static bool noticed(int rule, uint64_t seeds, const struct mutations_hint *hints
     return found;
 }
 
-int mutations_missed(int first, int last, uint64_t seeds, const struct mutations_hint *hints,
+int mutations_missed(const int *rules, uint64_t seeds, const struct mutations_hint *hints,
                      mutations_run *run) {
     int missed = 0;
-    for (int rule = first; rule <= last; rule++) missed += !noticed(rule, seeds, hints, run);
+    for (; *rules; rules++) missed += !noticed(*rules, seeds, hints, run);
     if (missed) printf("%d mutations were not noticed\n", missed);
     return missed;
 }

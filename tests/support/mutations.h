@@ -16,9 +16,9 @@ struct mutations_hint {
     uint64_t seed;
 };
 
-/* Rules first … last with seeds 1 … seeds each, until one notices, each in a process of its own. Prints a
- * line a rule; returns how many were not noticed. Hints end with rule 0; NULL: none. */
-int mutations_missed(int first, int last, uint64_t seeds, const struct mutations_hint *hints,
+/* Each of the rules, which end with 0, with seeds 1 … seeds, until one notices, each in a process of its own.
+ * Prints a line a rule; returns how many were not noticed. Hints end with rule 0; NULL: none. */
+int mutations_missed(const int *rules, uint64_t seeds, const struct mutations_hint *hints,
                      mutations_run *run);
 
 #endif

@@ -21,7 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LIVES_MAX = 60, CRASHES = 6, BATCH_MAX = 8192, FIRST_MUTATION = 101, LATE_TOPIC = TOPICS - 1 };
+enum { LIVES_MAX = 60, CRASHES = 6, BATCH_MAX = 8192, LATE_TOPIC = TOPICS - 1 };
 /* The last topic is made when the first message falls due there: moves wait for it. */
 static const int64_t REMEMBERED_MS = INT64_C(6) * 86400000; /* well within id_memory_ms */
 
@@ -474,8 +474,8 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
     }
     if (mutations)
-        return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
-                                seeds, hints, run_mutated) > 0;
+        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, hints, run_mutated) >
+               0;
     for (uint64_t seed = first; seed < first + seeds; seed++)
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;

@@ -31,7 +31,6 @@
 #include <string.h>
 
 enum { TXNS = 24, HALVES = 3, PARTITIONS_MAX = 3, STEPS_MAX = 200000, BATCH_MAX = 4096, CHECK_MS = 200 };
-enum { FIRST_MUTATION = 201 };
 
 static const char *const topics[] = {"orders", "stock", "mail"};
 
@@ -460,8 +459,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--seed") == 0 && more) first = strtoull(argv[++i], NULL, 10), seeds = 1;
     }
     if (mutations)
-        return mutations_missed(only ? only : FIRST_MUTATION, only ? only : FIRST_MUTATION + MUTATIONS - 1,
-                                seeds, NULL, run_seed) > 0;
+        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, NULL, run_seed) > 0;
     char why[sizeof((struct sim_run *)NULL)->broken];
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         if (run_seed(seed, why, sizeof why)) continue;

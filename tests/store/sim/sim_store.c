@@ -97,12 +97,7 @@ static bool run_mutated(uint64_t seed, char *why, size_t size) {
 }
 
 static int run_mutations(uint64_t seeds, int only) {
-    static const int rules[] = {LOG_MUTATIONS};
-    int missed = 0;
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        if (!only || only == rules[i])
-            missed += mutations_missed(rules[i], rules[i], seeds, NULL, run_mutated);
-    return missed > 0;
+    return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, NULL, run_mutated) > 0;
 }
 
 /* ---- arguments ---- */
