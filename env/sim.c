@@ -190,15 +190,20 @@ static uint64_t hash_of(const char *s) {
     return h;
 }
 
+/* Four rows of words side by side: a journal's zeros are hashed for each seed. */
 static uint64_t hash_bytes(const uint8_t *p, size_t n) {
-    uint64_t h = n, word;
-    for (; n >= 8; p += 8, n -= 8) {
-        memcpy(&word, p, 8);
-        h = (h ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-        h ^= h >> 29;
+    enum { ROWS = 4 };
+    uint64_t h[ROWS] = {n, 1, 2, 3}, words[ROWS];
+    for (; n >= sizeof words; p += sizeof words, n -= sizeof words) {
+        memcpy(words, p, sizeof words);
+        for (int i = 0; i < ROWS; i++) {
+            h[i] = (h[i] ^ words[i]) * UINT64_C(0x9e3779b97f4a7c15);
+            h[i] ^= h[i] >> 29;
+        }
     }
-    for (; n > 0; p++, n--) h = h * 31 + *p;
-    return h;
+    for (; n > 0; p++, n--) h[0] = h[0] * 31 + *p;
+    for (int i = 1; i < ROWS; i++) h[0] = scramble(h[0] ^ h[i]);
+    return h[0];
 }
 
 static enum hf_err create(struct hf_sim *sim, const char *path, struct sim_inode **out) {

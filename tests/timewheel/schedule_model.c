@@ -20,13 +20,12 @@ bool model_chance(struct model *m, unsigned percent) {
 }
 
 static struct op *last_of(struct model *m, const struct op *o) {
-    struct op *found = NULL;
-    for (size_t i = 0; i < m->op_accepted; i++) {
+    for (size_t i = m->op_accepted; i-- > 0;) {
         struct op *p = m->by_seq[i];
         bool schedules = p->end != NONE;
-        if (schedules && p->topic == o->topic && p->id == o->id) found = p;
+        if (schedules && p->topic == o->topic && p->id == o->id) return p;
     }
-    return found;
+    return NULL;
 }
 
 /* The first time after `after` at which it is to run: every minute that its period divides, of the hour, or
@@ -80,8 +79,15 @@ static void decide(struct model *m, struct op *o) {
     }
 }
 
+static int32_t destination(const struct op *o) {
+    char key[16];
+    (void)snprintf(key, sizeof key, "k%d", o->key);
+    return o->partition >= 0 ? o->partition : hf_partition_of_key(hf_str_of(key), model_partitions[o->topic]);
+}
+
 void model_accept(struct model *m, struct op *o) {
     decide(m, o);
+    o->destination = destination(o);
     m->by_seq[m->op_accepted++] = o;
 }
 
@@ -257,17 +263,11 @@ void model_sort(struct op **ops, size_t n) {
     qsort(ops, n, sizeof ops[0], by_place);
 }
 
-static int32_t destination(const struct op *o) {
-    char key[16];
-    (void)snprintf(key, sizeof key, "k%d", o->key);
-    return o->partition >= 0 ? o->partition : hf_partition_of_key(hf_str_of(key), model_partitions[o->topic]);
-}
-
 size_t model_expected(struct model *m, int topic, int32_t partition, struct op **out) {
     size_t n = 0;
     for (size_t i = 0; i < m->op_accepted; i++) {
         struct op *o = m->by_seq[i];
-        if (o->end == LIVE && o->topic == topic && destination(o) == partition) out[n++] = o;
+        if (o->end == LIVE && o->topic == topic && o->destination == partition) out[n++] = o;
     }
     model_sort(out, n);
     return n;

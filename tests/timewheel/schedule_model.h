@@ -30,8 +30,8 @@ struct op {
     int32_t partition; /* asked for; -1: none */
     int period;        /* recurring: every so many minutes of the hour, or of the day; 0: it is not */
     /* once accepted */
-    bool accepted, lost; /* lost: the server died before it was safe */
-    int32_t source;
+    bool accepted, lost;         /* lost: the server died before it was safe */
+    int32_t source, destination; /* partitions */
     int64_t offset, at_ms;
     uint64_t seq;
     int64_t asked_ms, place_due;

@@ -335,13 +335,17 @@ enum hf_err wheel_open(const struct wheel_options *options, struct wheel **out) 
     return HF_OK;
 }
 
-void wheel_clear(struct wheel *w) {
+static void free_slabs(struct wheel *w) {
     while (w->slabs) {
         struct slab *s = w->slabs;
         w->slabs = s->next;
         w->bytes -= sizeof *s;
         free(s);
     }
+}
+
+void wheel_clear(struct wheel *w) {
+    free_slabs(w);
     memset(w->bits, 0, sizeof w->bits);
     memset(w->slots, 0, sizeof w->slots);
     memset(w->runs, 0, sizeof w->runs);
@@ -352,7 +356,7 @@ void wheel_clear(struct wheel *w) {
 
 void wheel_close(struct wheel *w) {
     if (!w) return;
-    wheel_clear(w);
+    free_slabs(w);
     free(w->stack);
     free(w);
 }
@@ -410,11 +414,10 @@ size_t wheel_bytes(const struct wheel *w) {
 
 /* ---- invariants ---- */
 
+/* A slot whose bit is set. */
 static size_t check_slot(const struct wheel *w, int level, uint32_t digit, size_t *chunks) {
     const struct slot *s = &w->slots[level][digit];
-    bool bit = w->bits[level][digit / 64] >> (digit % 64) & 1;
-    assert(bit == (s->head != NULL)); /* W2 */
-    if (!s->head) return 0;
+    assert(s->head); /* W2 */
     size_t n = 0;
     int64_t start = slot_start(w, level, digit);
     assert(digit > digit_of(w->present, level) || (level == 0 && digit == digit_of(w->present, 0)));
@@ -444,18 +447,26 @@ static size_t check_run(const struct wheel *w, int level) { /* W6 */
     return r->end - r->at;
 }
 
+static size_t check_level(const struct wheel *w, int level, size_t *chunks) {
+    size_t n = 0;
+    bool queued = false;
+    for (uint32_t i = 0; i < WORDS; i++) {
+        uint64_t left = w->bits[level][i];
+        queued |= left != 0;
+        for (; left; left &= left - 1)
+            n += check_slot(w, level, i * 64 + (uint32_t)__builtin_ctzll(left), chunks);
+    }
+    assert(queued == (w->queued >> level & 1)); /* W2 */
+    return n;
+}
+
+/* Slots without a bit are not looked at: the chunks of one that has some would be missing in the sum. */
 void wheel_check(const struct wheel *w) {
     size_t n = 0, wide = 0, chunks = 0, slabs = 0, pooled = 0;
     for (int level = 0; level < LEVELS; level++) {
-        n += check_run(w, level);
-        bool queued = false;
-        for (int i = 0; i < WORDS; i++) queued |= w->bits[level][i] != 0;
-        assert(queued == (w->queued >> level & 1));
-        for (uint32_t digit = 0; digit < SLOTS; digit++) {
-            size_t in_slot = check_slot(w, level, digit, &chunks);
-            n += in_slot;
-            if (is_wide(level)) wide += in_slot;
-        }
+        size_t in_slots = check_level(w, level, &chunks);
+        n += check_run(w, level) + in_slots;
+        if (is_wide(level)) wide += in_slots;
     }
     for (const struct slab *s = w->slabs; s; s = s->next) slabs++;
     for (const struct chunk *c = w->pool; c; c = c->next) pooled++;
