@@ -61,7 +61,7 @@ static void make_batch(struct batch_builder *b, size_t size, hf_str *out) {
     char value[1024];
     memset(value, 'v', sizeof value);
     batch_builder_init(b, 64 << 20);
-    batch_builder_begin(b, 1700000000000);
+    batch_builder_begin(b, (int64_t)(clock_s(CLOCK_REALTIME) * 1000)); /* young: retention.ms takes none */
     do {
         if (batch_builder_add(b, (hf_str){NULL, 0}, hf_str_make(value, sizeof value), NULL, 0)) die("batch");
     } while (b->buf.n + sizeof value + 32 < size);

@@ -27,12 +27,19 @@ struct options {
     const char *topic;
 };
 
+static int64_t now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Stamped with the present: old records would be retention.ms's prey at its next look. */
 static void make_batch(struct batch_builder *b, int records, int size, const struct hf_header *headers,
                        size_t n, hf_str key, hf_str *out) {
     char *value = malloc((size_t)size + 1);
     if (!value) lean_die("no memory");
     for (int i = 0; i < size; i++) value[i] = (char)('a' + (i * 7 + i / 26) % 26);
-    batch_builder_begin(b, 1700000000000);
+    batch_builder_begin(b, now_ms());
     for (int i = 0; i < records; i++)
         if (batch_builder_add(b, key, hf_str_make(value, (size_t)size), headers, n))
             lean_die("the batch is too large");
@@ -258,13 +265,11 @@ static int64_t accepted(struct lean_connection *c, hf_str body, void *arg) {
 static void run_pending(const struct options *o) {
     struct lean l;
     struct lean_result result;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     struct pending p = {.o = o,
                         .random = (uint64_t)o->first,
                         .next = o->first,
                         .end = o->first + o->messages,
-                        .start_ms = o->at ? o->at : (int64_t)now.tv_sec * 1000};
+                        .start_ms = o->at ? o->at : now_ms()};
     int64_t requests = o->messages / o->records;
     if (o->window != 1 || o->messages % o->records || requests < o->connections)
         lean_die("pending: --window 1; --messages a multiple of --records, enough for all connections");

@@ -8,6 +8,9 @@ when it ends, also by SIGKILL (as ctest ends what takes too long), the kernel en
 that it mounted, loop devices too. Who is not root becomes it in a user namespace, which may mount a tmpfs, and FUSE where
 /dev/fuse is for everybody. Where namespaces are not allowed the program runs as it is, and only its own cleaning up helps.
 
+With `loopback` it gets a network of its own, too: nothing but 127.0.0.1, where both ends of every connection use cubic, also those
+of programs that leave it to the kernel, whose default may be one that halves a loopback's rate. For comparisons.
+
 SIGTERM, to the program's process group, ends it as SIGINT does: through its `finally`."""
 import os
 import shutil
@@ -16,16 +19,19 @@ import subprocess
 import sys
 
 INSIDE = "HF_TEST_ALONE"
+LOOPBACK = """ip link set lo up && ip route change local 127.0.0.0/8 dev lo table local congctl cubic &&
+ip route change local 127.0.0.1 dev lo table local congctl cubic && exec "$@\""""
 
 
-def command():
+def command(loopback):
     become_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", *become_root, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave"]
+    return ["unshare", *become_root, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave",
+            *(["--net", "sh", "-c", LOOPBACK, "sh"] if loopback else [])]
 
 
-def allowed():
+def allowed(loopback):
     try:
-        return subprocess.run([*command(), "true"], stderr=subprocess.DEVNULL).returncode == 0
+        return subprocess.run([*command(loopback), "true"], stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
         return False
 
@@ -38,11 +44,11 @@ def clear_away(folder, keep):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def alone(main):
+def alone(main, loopback=False):
     """main()'s result; or does not return."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    if INSIDE not in os.environ and allowed():
+    if INSIDE not in os.environ and allowed(loopback):
         os.environ[INSIDE] = "1"
         sys.stdout.flush()
-        os.execvp("unshare", [*command(), sys.executable, *sys.argv])
+        os.execvp("unshare", [*command(loopback), sys.executable, *sys.argv])
     return main()
