@@ -152,6 +152,28 @@ static void a_clock_stepped_back_makes_late_never_early(void **state) {
     close_bench(&b);
 }
 
+/* The mark of what was due then passes nothing that is accepted now. */
+static void what_comes_after_a_step_back_is_not_taken_for_fired(void **state) {
+    (void)state;
+    struct bench b;
+    open_bench(&b, &(struct memory_options){0});
+    start(&b);
+    assert_int_equal(memory_engine_topic_create(b.m, HF_STR("t"), 1), HF_OK);
+    put(&b, "k", "before", "hf-topic=t", "hf-delay=1s", NULL);
+    memory_engine_fail(b.m, MEMORY_TOPIC, HF_EAGAIN, 0, -1);
+    pass(&b, 1000); /* it is due, and waits for its topic */
+    b.wall -= 800;
+    put(&b, "k", "after", "hf-topic=t", "hf-delay=0", NULL);
+    memory_engine_fail(b.m, MEMORY_TOPIC, HF_OK, 0, 0);
+    schedule_step(b.s, b.wall, b.mono); /* the commit of the first is under way, the second is not readable */
+    memory_engine_settle(b.m);
+    crash(&b);
+    pass(&b, 2000);
+    assert_int_equal(topic(&b, "t", 1)->n, 2);
+    assert_string_equal(topic(&b, "t", 1)->rows[1].value, "after");
+    close_bench(&b);
+}
+
 static void a_leap_stops_firing_until_the_clock_returns_or_is_accepted(void **state) {
     (void)state;
     struct bench b;
@@ -356,6 +378,7 @@ int main(void) {
         cmocka_unit_test(a_destination_deleted_while_its_messages_move_is_created_again),
         cmocka_unit_test(no_space_makes_late_and_rejects_nothing),
         cmocka_unit_test(a_clock_stepped_back_makes_late_never_early),
+        cmocka_unit_test(what_comes_after_a_step_back_is_not_taken_for_fired),
         cmocka_unit_test(a_leap_stops_firing_until_the_clock_returns_or_is_accepted),
         cmocka_unit_test(a_relative_delay_waits_for_the_monotonic_clock_too),
         cmocka_unit_test(another_boot_forgets_monotonic_deadlines),

@@ -8,7 +8,7 @@
  * unread can come before it or cancel it (S3). Whatever is read later was accepted at or after
  *     the stable time, if all that is readable has been read,
  *     the acceptance of the last record read, if not,
- * and the engine is told the floor (inside time) under which it must accept nothing more. A limit once
+ * and the engine is told inside time at each step: from then on it accepts nothing under it. So a limit once
  * reached stays reached.
  *
  * The mark is the place of the last message of a commit and travels in it. Commits are durable in the order
@@ -532,7 +532,6 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
     *c = (struct commit){
         .s = s, .mark = mark, .rejected = r->rejected, .held = r->held, .skipped = r->skipped};
     c->fired = n - r->rejected - r->held - r->skipped;
-    if (!hf_mutate(103)) engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
     if (!e) e = engine_commit(s->engine, &what, committed, c);
     hf_buf_fini(&epochs);
     if (e) return e;
@@ -594,12 +593,19 @@ static enum hf_err commit_without_moves(struct schedule *s) {
     return commit(s, 0, s->taken, &none);
 }
 
+/* S3. The engine is told before anything is due: what is may have to wait, and the wall clock step back
+ * meanwhile. */
+static void raise_limit(struct schedule *s) {
+    int64_t limit = fire_limit(s);
+    if (!hf_mutate(103)) engine_time_floor(s->engine, HF_STR(HF_TOPIC_DELAY), s->clock.inside_ms);
+    if (limit > s->limit_ms) s->limit_ms = limit;
+}
+
 /* One commit a slice: in a burst others are served between any two of them. */
 enum hf_err fire_slice(struct schedule *s, bool *more) {
     if (s->clock.leapt) return HF_OK;
-    int64_t limit = fire_limit(s);
-    if (limit > s->limit_ms) s->limit_ms = limit; /* S3 */
-    if (!free_commit(s)) return HF_OK;            /* a completion brings us back */
+    raise_limit(s);
+    if (!free_commit(s)) return HF_OK; /* a completion brings us back */
     enum hf_err e = s->batch.count == 0 ? fill_batch(s, s->limit_ms) : HF_OK;
     if (e) return e;
     if (s->batch.count == 0) {
