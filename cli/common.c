@@ -89,18 +89,7 @@ enum hf_err cli_consumer(const struct cli_server *at, const char *group, bool en
                                  "session.timeout.ms",
                                  "10000",
                                  NULL};
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    enum hf_err e = client_set_common(conf, at->server, "holdfast-cli");
-    if (!e) e = client_set_pairs(conf, pairs);
-    char why[256];
-    rd_kafka_t *rk = e ? NULL : rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
-    if (!rk) {
-        rd_kafka_conf_destroy(conf);
-        return e ? e : client_error(HF_EINVAL, "%s", why);
-    }
-    rd_kafka_poll_set_consumer(rk);
-    *out = rk;
-    return HF_OK;
+    return client_consumer(rd_kafka_conf_new(), at->server, "holdfast-cli", pairs, NULL, out);
 }
 
 enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_topic_partition_list_t **out) {
@@ -124,15 +113,6 @@ enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_topic_par
     rd_kafka_topic_partition_list_sort(list, NULL, NULL);
     *out = list;
     return HF_OK;
-}
-
-hf_str cli_header(const rd_kafka_message_t *m, const char *name) {
-    rd_kafka_headers_t *h;
-    const void *p;
-    size_t n;
-    if (rd_kafka_message_headers(m, &h) || rd_kafka_header_get_last(h, name, &p, &n))
-        return (hf_str){NULL, 0};
-    return hf_str_make(p, n);
 }
 
 /* ---- base64 ---- */

@@ -51,9 +51,6 @@ HF_CHECK enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_
  * key_base64, value_base64. */
 json_t *cli_message_json(const rd_kafka_message_t *m);
 
-/* A header's value as the last one of that name; {NULL, 0}. */
-hf_str cli_header(const rd_kafka_message_t *m, const char *name);
-
 /* Base64 (RFC 4648). *out is malloc'ed; NULL: out of memory, or no base64. */
 char *cli_to_base64(hf_str s);
 char *cli_from_base64(const char *s, size_t *n);

@@ -88,7 +88,7 @@ static bool is_wanted(const struct session *s, const rd_kafka_message_t *m) {
     if (s->dlq->all || !s->wanted[0]) return true;
     char place[64];
     (void)snprintf(place, sizeof place, "%" PRId32 "/%" PRId64, m->partition, m->offset);
-    hf_str id = cli_header(m, HF_HDR_MESSAGE_ID);
+    hf_str id = client_header(m, HF_HDR_MESSAGE_ID);
     for (const char *const *w = s->wanted; *w; w++)
         if (strcmp(*w, place) == 0 || hf_str_is(id, *w)) return true;
     return false;
@@ -207,15 +207,15 @@ static int width(hf_str s) {
 
 /* A half message that was rejected still has the headers that it was sent with. */
 static bool is_half(const rd_kafka_message_t *m) {
-    return hf_str_is(cli_header(m, HF_HDR_OP), "prepare");
+    return hf_str_is(client_header(m, HF_HDR_OP), "prepare");
 }
 
 static hf_str destination_of(const rd_kafka_message_t *m) {
-    return cli_header(m, is_half(m) ? HF_HDR_TOPIC : HF_HDR_ORIGIN);
+    return client_header(m, is_half(m) ? HF_HDR_TOPIC : HF_HDR_ORIGIN);
 }
 
 static void list_rejected(const rd_kafka_message_t *m, const char *when) {
-    hf_str reason = cli_header(m, HF_HDR_REASON), id = cli_header(m, HF_HDR_MESSAGE_ID);
+    hf_str reason = client_header(m, HF_HDR_REASON), id = client_header(m, HF_HDR_MESSAGE_ID);
     hf_str topic = destination_of(m);
     (void)printf("%" PRId32 "/%" PRId64 "\t%s\ttopic=%.*s\tid=%.*s\t%.*s\n", m->partition, m->offset, when,
                  width(topic), topic.p, width(id), id.p, width(reason), reason.p);
@@ -233,9 +233,9 @@ static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *se
         list_rejected(m, when);
         return HF_OK;
     }
-    hf_str reason = cli_header(m, HF_HDR_DLQ_REASON), id = cli_header(m, HF_HDR_MESSAGE_ID);
-    hf_str count = cli_header(m, HF_HDR_DLQ_DELIVERY_COUNT), topic = cli_header(m, HF_HDR_DLQ_TOPIC);
-    hf_str text = cli_header(m, HF_HDR_DLQ_MESSAGE);
+    hf_str reason = client_header(m, HF_HDR_DLQ_REASON), id = client_header(m, HF_HDR_MESSAGE_ID);
+    hf_str count = client_header(m, HF_HDR_DLQ_DELIVERY_COUNT), topic = client_header(m, HF_HDR_DLQ_TOPIC);
+    hf_str text = client_header(m, HF_HDR_DLQ_MESSAGE);
     (void)printf("%" PRId32 "/%" PRId64 "\t%s\t%.*s\tattempts=%.*s\ttopic=%.*s\tid=%.*s\t%.*s\n",
                  m->partition, m->offset, when, width(reason), reason.p, width(count), count.p, width(topic),
                  topic.p, width(id), id.p, width(text), text.p);
@@ -296,7 +296,7 @@ static enum hf_err begin_rejected(const rd_kafka_message_t *m, struct replay *r,
                             m->partition, m->offset);
     (void)snprintf(r->name, sizeof r->name, "rejected/%" PRId32 "/%" PRId64 "@%" PRId64, m->partition,
                    m->offset, rd_kafka_message_timestamp(m, NULL));
-    hf_str partition = cli_header(m, HF_HDR_PARTITION);
+    hf_str partition = client_header(m, HF_HDR_PARTITION);
     add(r, HF_HDR_TOPIC, to);
     add(r, HF_HDR_DELAY, HF_STR("0"));
     add(r, HF_HDR_ID, hf_str_of(r->name));
@@ -308,8 +308,8 @@ static enum hf_err begin_rejected(const rd_kafka_message_t *m, struct replay *r,
 static enum hf_err begin_letter(struct session *s, const rd_kafka_message_t *m, struct replay *r,
                                 const char *to) {
     int64_t n = 0;
-    hf_str id = cli_header(m, HF_HDR_MESSAGE_ID), origin = cli_header(m, HF_HDR_ORIGIN);
-    if (hf_str_int(cli_header(m, HF_HDR_DLQ_REPLAYS), &n) || n < 0) n = 0;
+    hf_str id = client_header(m, HF_HDR_MESSAGE_ID), origin = client_header(m, HF_HDR_ORIGIN);
+    if (hf_str_int(client_header(m, HF_HDR_DLQ_REPLAYS), &n) || n < 0) n = 0;
     (void)snprintf(r->number, sizeof r->number, "%" PRId64, n + 1);
     int length = snprintf(r->name, sizeof r->name, "w/%s/%.*s/%.*s/replay-%" PRId64, s->dlq->group,
                           (int)origin.n, origin.p, (int)id.n, id.p, n + 1);
@@ -353,7 +353,7 @@ static enum hf_err replay(struct session *s, const rd_kafka_message_t *m, bool *
     if (e) return e;
     struct client_record record = {.topic = s->scheduled ? HF_TOPIC_DELAY : to,
                                    .partition = -1,
-                                   .key = is_half(m) ? cli_header(m, HF_HDR_KEY)
+                                   .key = is_half(m) ? client_header(m, HF_HDR_KEY)
                                                      : hf_str_make(m->key, m->key_len),
                                    .value = hf_str_make(m->payload, m->len),
                                    .headers = r.headers,

@@ -55,24 +55,16 @@ int32_t hf_check_attempt(const hf_check *q) {
     return q->attempt;
 }
 
-static hf_str header(const rd_kafka_message_t *m, const char *name) {
-    rd_kafka_headers_t *h;
-    const void *p;
-    size_t n;
-    if (rd_kafka_message_headers(m, &h) || rd_kafka_header_get_last(h, name, &p, &n))
-        return (hf_str){NULL, 0};
-    return hf_str_make(p, n);
-}
-
 /* Asks and answers. false: the answer could not be sent. */
 static bool settle(struct checks *c, const rd_kafka_message_t *m) {
     struct hf_check q = {.group = c->group,
                          .value = hf_str_make(m->payload, m->len),
-                         .halves = header(m, HF_HDR_HALVES),
+                         .halves = client_header(m, HF_HDR_HALVES),
                          .id = strndup(m->key ? m->key : "", m->key_len)};
     if (!q.id) return false;
     int64_t attempt = 0;
-    if (hf_str_int(header(m, HF_HDR_ATTEMPT), &attempt) || attempt < 1 || attempt > INT32_MAX) attempt = 1;
+    if (hf_str_int(client_header(m, HF_HDR_ATTEMPT), &attempt) || attempt < 1 || attempt > INT32_MAX)
+        attempt = 1;
     q.attempt = (int32_t)attempt;
     hf_decision d = *q.id ? c->check(&q, c->arg) : HF_UNKNOWN;
     bool sent =
@@ -120,18 +112,10 @@ static enum hf_err open_consumer(struct checks *c) {
                                  "max.poll.interval.ms",
                                  "600000",
                                  NULL};
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    enum hf_err e = client_set_common(conf, client_server(producer_client(c->producer)), "holdfast-check");
-    if (!e) e = client_set_pairs(conf, pairs);
-    if (!e) e = client_set_pairs(conf, client_options(producer_client(c->producer))->config);
-    char why[256];
-    if (!e && !(c->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why)))
-        e = client_error(HF_EINVAL, "checks of group \"%s\": %s", c->group, why);
-    if (e) {
-        rd_kafka_conf_destroy(conf);
-        return e;
-    }
-    rd_kafka_poll_set_consumer(c->rk);
+    hf_client *client = producer_client(c->producer);
+    enum hf_err e = client_consumer(rd_kafka_conf_new(), client_server(client), "holdfast-check", pairs,
+                                    client_options(client)->config, &c->rk);
+    if (e) return e;
     char topic[HF_TOPIC_NAME_MAX + 1];
     snprintf(topic, sizeof topic, "%s%s", HF_TOPIC_CHECK, c->group);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);

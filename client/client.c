@@ -156,6 +156,33 @@ enum hf_err client_set_common(rd_kafka_conf_t *conf, const char *server, const c
     return client_set_pairs(conf, pairs);
 }
 
+enum hf_err client_consumer(rd_kafka_conf_t *conf, const char *server, const char *client_id,
+                            const char *const *pairs, const char *const *config, rd_kafka_t **out) {
+    rd_kafka_t *rk = NULL;
+    enum hf_err e = client_set_common(conf, server, client_id);
+    if (!e) e = client_set_pairs(conf, pairs);
+    if (!e) e = client_set_pairs(conf, config);
+    char why[256];
+    if (!e && !(rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why)))
+        e = client_error(HF_EINVAL, "%s: %s", client_id, why);
+    if (e) {
+        rd_kafka_conf_destroy(conf);
+        return e;
+    }
+    rd_kafka_poll_set_consumer(rk);
+    *out = rk;
+    return HF_OK;
+}
+
+hf_str client_header(const rd_kafka_message_t *m, const char *name) {
+    rd_kafka_headers_t *h;
+    const void *p;
+    size_t n;
+    if (rd_kafka_message_headers(m, &h) || rd_kafka_header_get_last(h, name, &p, &n))
+        return (hf_str){NULL, 0};
+    return hf_str_make(p, n);
+}
+
 enum hf_err client_take_options(void *to, size_t to_size, const void *from, const char *what) {
     memset(to, 0, to_size);
     if (from) {

@@ -32,6 +32,14 @@ HF_CHECK enum hf_err client_set_pairs(rd_kafka_conf_t *conf, const char *const *
 /* What every handle of ours has: server, client id, no log on stderr, no Nagle delay. */
 HF_CHECK enum hf_err client_set_common(rd_kafka_conf_t *conf, const char *server, const char *client_id);
 
+/* The last header of that name; nothing if there is none. Lives as long as the message. */
+hf_str client_header(const rd_kafka_message_t *m, const char *name);
+
+/* A consumer, not yet subscribed or assigned. Takes conf, also on failure, and sets what every handle has, then
+ * the pairs, then the user's config, which may be NULL. */
+HF_CHECK enum hf_err client_consumer(rd_kafka_conf_t *conf, const char *server, const char *client_id,
+                                     const char *const *pairs, const char *const *config, rd_kafka_t **out);
+
 /* ---- a client's parts ---- */
 
 const char *client_server(const hf_client *c);

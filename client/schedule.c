@@ -31,25 +31,37 @@ static hf_outcome outcome_named(const char *text) {
     return HF_OUTCOME_ACCEPTED;
 }
 
+/* HF_OK: the server has answered something; *answer may be NULL and is to be released. */
+static enum hf_err call(hf_client *c, const char *method, const char *path, const json_t *body, int *status,
+                        json_t **answer) {
+    const hf_client_options *o = client_options(c);
+    *answer = NULL;
+    return client_api(o->api, method, path, body, o->timeout_ms, status, answer);
+}
+
+/* The answer is none of those that the question has. */
+static enum hf_err refused(const char *method, const char *path, int status, const json_t *answer) {
+    const char *why = json_string_value(json_object_get(answer, "error"));
+    enum hf_err e = status == 503 || status == 504 ? HF_EAGAIN
+                    : status == 400                ? HF_EINVAL
+                    : status == 404                ? HF_ENOTFOUND
+                                                   : HF_EIO;
+    return client_error(e, "%s %s: HTTP %d: %s", method, path, status,
+                        why ? why : "no answer that is understood");
+}
+
 /* One question; its answer names an outcome. */
 static enum hf_err ask(hf_client *c, const char *method, const char *path, const json_t *body,
                        hf_outcome *out) {
-    const hf_client_options *o = client_options(c);
     int status = 0;
-    json_t *answer = NULL;
-    enum hf_err e = client_api(o->api, method, path, body, o->timeout_ms, &status, &answer);
+    json_t *answer;
+    enum hf_err e = call(c, method, path, body, &status, &answer);
     if (e) return e;
     const char *outcome = json_string_value(json_object_get(answer, "outcome"));
-    const char *why = json_string_value(json_object_get(answer, "error"));
     if (outcome)
         *out = outcome_named(outcome);
-    else if (status == 503 || status == 504)
-        e = client_error(HF_EAGAIN, "%s %s: %s", method, path, why ? why : "not yet");
     else
-        e = client_error(status == 400   ? HF_EINVAL
-                         : status == 404 ? HF_ENOTFOUND
-                                         : HF_EIO,
-                         "%s %s: HTTP %d: %s", method, path, status, why ? why : "no outcome");
+        e = refused(method, path, status, answer);
     json_decref(answer);
     return e;
 }
@@ -141,12 +153,10 @@ static int64_t number_at(const json_t *o, const char *name) {
 
 static enum hf_err one_page(hf_client *c, const char *method, const char *path, const json_t *body,
                             hf_sums *sums) {
-    const hf_client_options *o = client_options(c);
     int status = 0;
-    json_t *answer = NULL;
-    enum hf_err e = client_api(o->api, method, path, body, o->timeout_ms, &status, &answer);
+    json_t *answer;
+    enum hf_err e = call(c, method, path, body, &status, &answer);
     if (e) return e;
-    const char *why = json_string_value(json_object_get(answer, "error"));
     if (status == 200) {
         const char *next = json_string_value(json_object_get(answer, "next"));
         sums->done += number_at(answer, body ? "moved" : "cancelled");
@@ -155,11 +165,7 @@ static enum hf_err one_page(hf_client *c, const char *method, const char *path, 
         sums->without_id += number_at(answer, "without id");
         (void)snprintf(sums->next, sizeof sums->next, "%s", next ? next : "");
     } else {
-        e = client_error(status == 503 || status == 504 ? HF_EAGAIN
-                         : status == 400                ? HF_EINVAL
-                                                        : HF_EIO,
-                         "%s %s: HTTP %d: %s", method, path, status,
-                         why ? why : "no answer that is understood");
+        e = refused(method, path, status, answer);
     }
     json_decref(answer);
     return e;

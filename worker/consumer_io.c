@@ -227,7 +227,7 @@ void consumer_commit(hf_worker *w, bool wait) {
 
 /* ---- opening ---- */
 
-static enum hf_err configure(hf_worker *w, rd_kafka_conf_t *conf) {
+static enum hf_err create(hf_worker *w) {
     char session[24], heartbeat[24];
     bool cooperative = rd_kafka_version() >= COOPERATIVE_SINCE;
     snprintf(session, sizeof session, "%" PRId64, w->options.session_ms);
@@ -257,13 +257,12 @@ static enum hf_err configure(hf_worker *w, rd_kafka_conf_t *conf) {
                                  "fetch.error.backoff.ms",
                                  "100",
                                  NULL};
-    enum hf_err e = client_set_common(conf, w->options.server, "holdfast-worker");
-    if (!e) e = client_set_pairs(conf, pairs);
-    if (!e) e = client_set_pairs(conf, w->options.config);
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_offset_commit_cb(conf, on_commit);
     rd_kafka_conf_set_opaque(conf, w);
-    return e;
+    return client_consumer(conf, w->options.server, "holdfast-worker", pairs, w->options.config,
+                           &w->consumer);
 }
 
 static enum hf_err subscribe(hf_worker *w) {
@@ -277,16 +276,8 @@ static enum hf_err subscribe(hf_worker *w) {
 }
 
 enum hf_err consumer_open(hf_worker *w) {
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    char why[256];
-    enum hf_err e = configure(w, conf);
-    if (!e && !(w->consumer = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why)))
-        e = client_error(HF_EINVAL, "worker: %s", why);
-    if (e) {
-        rd_kafka_conf_destroy(conf);
-        return e;
-    }
-    rd_kafka_poll_set_consumer(w->consumer);
+    enum hf_err e = create(w);
+    if (e) return e;
     w->queue = rd_kafka_queue_get_consumer(w->consumer);
     static const uint64_t one = 1; /* what an eventfd wants to be written */
     rd_kafka_queue_io_event_enable(w->queue, w->wake_fd, &one, sizeof one);
