@@ -18,21 +18,16 @@
 
 #include <cmocka.h>
 
-int __real_openat(int dir, const char *path, int flags, mode_t mode);
-ssize_t __real_pread(int fd, void *p, size_t n, off_t offset);
-ssize_t __real_pwrite(int fd, const void *p, size_t n, off_t offset);
-int __real_ftruncate(int fd, off_t size);
-int __real_posix_fallocate(int fd, off_t offset, off_t n);
-int __real_fdatasync(int fd);
-int __real_fsync(int fd);
-
-int __wrap_openat(int dir, const char *path, int flags, mode_t mode);
-ssize_t __wrap_pread(int fd, void *p, size_t n, off_t offset);
-ssize_t __wrap_pwrite(int fd, const void *p, size_t n, off_t offset);
-int __wrap_ftruncate(int fd, off_t size);
-int __wrap_posix_fallocate(int fd, off_t offset, off_t n);
-int __wrap_fdatasync(int fd);
-int __wrap_fsync(int fd);
+#define WRAPPED(type, name, arguments)                                                                       \
+    type __real_##name arguments;                                                                            \
+    type __wrap_##name arguments
+WRAPPED(int, openat, (int dir, const char *path, int flags, mode_t mode));
+WRAPPED(ssize_t, pread, (int fd, void *p, size_t n, off_t offset));
+WRAPPED(ssize_t, pwrite, (int fd, const void *p, size_t n, off_t offset));
+WRAPPED(int, ftruncate, (int fd, off_t size));
+WRAPPED(int, posix_fallocate, (int fd, off_t offset, off_t n));
+WRAPPED(int, fdatasync, (int fd));
+WRAPPED(int, fsync, (int fd));
 
 enum call { OPENAT, PREAD, PWRITE, FTRUNCATE, FALLOCATE, FDATASYNC, FSYNC, CALLS };
 static const char *const names[CALLS] = {"openat",          "pread",     "pwrite", "ftruncate",

@@ -11,13 +11,17 @@ struct source {
     uint64_t at;
 };
 
-static void source_open(struct source *s) {
+/* A folder without files, and a log with topic t to take it in. */
+static void open_both(struct source *s, struct fixture *f) {
     *s = (struct source){0};
     assert_int_equal(hf_sim_open(99, &(struct hf_sim_options){0}, &s->sim), HF_OK);
     s->env = hf_sim_env(s->sim);
+    fixture_open(f, 1);
+    fixture_create(f, "t", (struct log_topic_config){.partitions = 1});
 }
 
-static void source_close(struct source *s) {
+static void close_both(struct source *s, struct fixture *f) {
+    fixture_close(f);
     env_close(s->file);
     hf_sim_close(s->sim);
 }
@@ -78,15 +82,13 @@ static void records_keep_their_offsets(void **state) {
     struct log_adopted got;
     int damages = 0;
     (void)state;
-    source_open(&s);
+    open_both(&s, &f);
     begin_file(&s, 100);
     put(&s, 100, "a", 0, -1);
     put(&s, 101, "b", 0, 5);
     begin_file(&s, 102);
     put(&s, 110, "c", 0, 5);
     put(&s, 4000000000, "d", 0, -1); /* further than an index can say from here */
-    fixture_open(&f, 1);
-    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
     assert_int_equal(adopt(&f, &s, &got), HF_OK);
     assert_int_equal(got.start, 100);
     assert_int_equal(got.end, 4000000001);
@@ -107,8 +109,7 @@ static void records_keep_their_offsets(void **state) {
     fixture_start(&f);
     assert_string_equal(contents(&f, "t"), "100:a 101:b 110:c 4000000000:d 4000000001:e");
     assert_int_equal(damages, 0);
-    fixture_close(&f);
-    source_close(&s);
+    close_both(&s, &f);
 }
 
 static void what_was_not_committed_is_left_out(void **state) {
@@ -116,7 +117,7 @@ static void what_was_not_committed_is_left_out(void **state) {
     struct source s;
     struct log_adopted got;
     (void)state;
-    source_open(&s);
+    open_both(&s, &f);
     begin_file(&s, 0);
     put(&s, 0, "yes", BATCH_ATTR_TRANSACTIONAL, 1);
     put(&s, 1, "no", BATCH_ATTR_TRANSACTIONAL, 2);
@@ -127,8 +128,6 @@ static void what_was_not_committed_is_left_out(void **state) {
     put(&s, 5, "later", BATCH_ATTR_TRANSACTIONAL, 2);
     put_marker(&s, 6, 2, true);
     put(&s, 7, "open", BATCH_ATTR_TRANSACTIONAL, 1);
-    fixture_open(&f, 2);
-    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
     assert_int_equal(adopt(&f, &s, &got), HF_OK);
     assert_int_equal(got.left_out, 5);
     assert_int_equal(got.end, 8);
@@ -137,8 +136,7 @@ static void what_was_not_committed_is_left_out(void **state) {
     fixture_stop(&f);
     fixture_start(&f);
     assert_string_equal(contents(&f, "t"), "0:yes 3:plain 5:later 8:next");
-    fixture_close(&f);
-    source_close(&s);
+    close_both(&s, &f);
 }
 
 static void a_damaged_folder_is_refused_whole(void **state) {
@@ -146,20 +144,17 @@ static void a_damaged_folder_is_refused_whole(void **state) {
     struct source s;
     struct log_adopted got;
     (void)state;
-    source_open(&s);
+    open_both(&s, &f);
     begin_file(&s, 0);
     put(&s, 0, "a", 0, -1);
     uint64_t second = s.at;
     put(&s, 1, "b", 0, -1);
     assert_int_equal(env_write(s.file, s.at - 2, "x", 1), HF_OK);
-    fixture_open(&f, 3);
-    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
     assert_int_equal(adopt(&f, &s, &got), HF_ECORRUPT);
     assert_string_equal(got.file, "00000000000000000000.log");
     assert_int_equal(got.byte, second);
     assert_string_equal(contents(&f, "t"), "");
-    fixture_close(&f);
-    source_close(&s);
+    close_both(&s, &f);
 }
 
 static void only_an_empty_partition_takes_in(void **state) {
@@ -167,17 +162,14 @@ static void only_an_empty_partition_takes_in(void **state) {
     struct source s;
     struct log_adopted got;
     (void)state;
-    source_open(&s);
-    fixture_open(&f, 4);
-    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
+    open_both(&s, &f);
     assert_int_equal(adopt(&f, &s, &got), HF_ENOTFOUND); /* no segments */
     begin_file(&s, 0);
     put(&s, 0, "a", 0, -1);
     (void)append(&f, "t", "mine", LOG_ACK_DURABLE);
     assert_int_equal(adopt(&f, &s, &got), HF_EEXIST);
     assert_string_equal(contents(&f, "t"), "0:mine");
-    fixture_close(&f);
-    source_close(&s);
+    close_both(&s, &f);
 }
 
 int main(void) {
