@@ -62,16 +62,15 @@ static void help(void) {
 int cli_serve(int argc, char **argv) {
     struct hf_config config;
     struct server_settings settings;
-    const char *why = config.error;
     enum hf_err e = hf_config_load(&config, &server_options, argc - 1, argv + 1, &settings);
     if (!e && config.rest_count > 0) {
         (void)snprintf(config.error, sizeof(config.error), "unexpected argument \"%s\"", config.rest[0]);
         e = HF_EINVAL;
     }
-    if (!e && !config.help) e = server_settings_check(&settings, &why);
+    if (!e && !config.help) e = server_settings_check(&settings, config.error, sizeof(config.error));
     int status = CLI_DONE;
     if (e) {
-        (void)fprintf(stderr, "holdfast serve: %s\n", why);
+        (void)fprintf(stderr, "holdfast serve: %s\n", config.error);
         status = CLI_USAGE;
     } else if (config.help) {
         help();

@@ -24,6 +24,17 @@ uint64_t env_random(struct hf_env *env) {
     return env->ops->random(env);
 }
 
+const char *const env_level_names[] = {"error", "warn", "info", "debug"};
+
+enum hf_err env_level_of(const char *name, enum env_level *out) {
+    for (enum env_level i = ENV_ERROR; i <= ENV_DEBUG; i++) {
+        if (strcmp(name, env_level_names[i]) != 0) continue;
+        *out = i;
+        return HF_OK;
+    }
+    return HF_EINVAL;
+}
+
 void env_log(struct hf_env *env, enum env_level level, const char *event, const char *fmt, ...) {
     va_list values;
     va_start(values, fmt);

@@ -46,6 +46,9 @@ uint64_t env_boot_id(struct hf_env *env);
 uint64_t env_random(struct hf_env *env);
 
 enum env_level { ENV_ERROR, ENV_WARN, ENV_INFO, ENV_DEBUG };
+extern const char *const env_level_names[]; /* "error", "warn", "info", "debug" */
+/* HF_EINVAL: none of the names. */
+HF_CHECK enum hf_err env_level_of(const char *name, enum env_level *out);
 
 /* One line an event: a stable event name, then key=value pairs:
  *     env_log(env, ENV_WARN, "frame_refused", "client=%s reason=\"%s\"", client, why);

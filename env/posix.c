@@ -65,13 +65,12 @@ static uint64_t posix_random(struct hf_env *env) {
 }
 
 static size_t line_begin(char *line, enum env_level level, const char *event, int64_t now_ms) {
-    static const char *const levels[] = {"error", "warn", "info", "debug"};
     time_t seconds = (time_t)(now_ms / 1000);
     struct tm utc;
     gmtime_r(&seconds, &utc);
     size_t n = strftime(line, LOG_LINE_MAX, "%Y-%m-%dT%H:%M:%S", &utc);
-    int more =
-        snprintf(line + n, LOG_LINE_MAX - n, ".%03dZ %s %.64s ", (int)(now_ms % 1000), levels[level], event);
+    int more = snprintf(line + n, LOG_LINE_MAX - n, ".%03dZ %s %.64s ", (int)(now_ms % 1000),
+                        env_level_names[level], event);
     return n + (size_t)more;
 }
 

@@ -169,11 +169,10 @@ static uint64_t sim_env_random(struct hf_env *env) {
 
 static void sim_log(struct hf_env *env, enum env_level level, const char *event, const char *fmt,
                     va_list values) {
-    static const char *const levels[] = {"error", "warn", "info", "debug"};
     struct hf_sim *sim = sim_of(env);
     sim->errors_logged += level == ENV_ERROR;
     if (!sim->options.verbose) return;
-    fprintf(stderr, "%lld %s %s ", (long long)sim->now_us, levels[level], event);
+    fprintf(stderr, "%lld %s %s ", (long long)sim->now_us, env_level_names[level], event);
     vfprintf(stderr, fmt, values);
     fputc('\n', stderr);
 }

@@ -98,13 +98,6 @@ static int64_t step(void *arg) {
 
 /* ---- open ---- */
 
-static enum env_level level_of(const char *text) {
-    return strcmp(text, "error") == 0  ? ENV_ERROR
-           : strcmp(text, "warn") == 0 ? ENV_WARN
-           : strcmp(text, "info") == 0 ? ENV_INFO
-                                       : ENV_DEBUG;
-}
-
 /* Half of the descriptors that connections leave: appends may go half as far again, indexes take the rest. */
 static size_t files_of_the_log(const struct server_settings *o) {
     enum { OURS = 256, LEAST = 512, MOST = 1 << 16 };
@@ -117,8 +110,9 @@ static size_t files_of_the_log(const struct server_settings *o) {
 
 static enum hf_err open_store(struct server *s) {
     const struct server_settings *o = s->settings;
-    enum hf_err e = env_posix_open(
-        &(struct env_posix_options){.root = o->data, .level = level_of(o->log_level)}, &s->env);
+    struct env_posix_options place = {.root = o->data};
+    enum hf_err e = env_level_of(o->log_level, &place.level);
+    if (!e) e = env_posix_open(&place, &s->env);
     if (e) {
         (void)fprintf(stderr, "holdfast serve: cannot open the data folder %s: %s\n", o->data,
                       hf_err_text(e));

@@ -1,7 +1,7 @@
 /* The server: log, groups, schedule and transactions behind the Kafka protocol and HTTP, as one process.
  *
  *     struct server_settings settings;                 // filled by hf_config_load(…, &server_options, …)
- *     if (server_settings_check(&settings, &why)) …    // exit status 2
+ *     if (server_settings_check(&settings, why, size)) …    // exit status 2
  *     server_open(&settings, &server);
  *     printf("ready listen=%s …", server_kafka_address(server));
  *     server_run(server);                              // until SIGTERM or SIGINT, or a failure of the disk
@@ -37,9 +37,9 @@ struct server_settings {
 /* Flags, variables and keys of `holdfast serve`. */
 extern const struct hf_options server_options;
 
-/* What no single value shows: a public address without insecure-bind, a level that is none. HF_EINVAL and
- * *why (static text). */
-HF_CHECK enum hf_err server_settings_check(const struct server_settings *settings, const char **why);
+/* What the table of options cannot show: a public address without insecure-bind, a level that is none.
+ * HF_EINVAL: why tells which setting, its value and what it may be. */
+HF_CHECK enum hf_err server_settings_check(const struct server_settings *settings, char *why, size_t size);
 
 /* Opens and recovers the data folder, creates our topics, listens. A log line says what failed. settings are
  * borrowed until server_close. */

@@ -3,8 +3,12 @@
 
 #include "timewheel/schedule/schedule.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MESSAGE_ROOM = 4096 }; /* what a request has beside its largest message */
 
 #define AT(field) offsetof(struct server_settings, field)
 
@@ -112,46 +116,64 @@ static bool is_address(const char *text, bool port_required) {
     return digits >= 1 && digits <= 5 && colon[1 + digits] == 0 && atoi(colon + 1) <= UINT16_MAX;
 }
 
-static enum hf_err check_addresses(const struct server_settings *s, const char **why) {
-    if (!is_address(s->listen, true) || (*s->http && !is_address(s->http, true))) {
-        *why =
-            "listen and http are ADDRESS:PORT, such as 127.0.0.1:9092 or [::1]:9092; port 0 is any free one";
-        return HF_EINVAL;
-    }
-    if (s->advertise && !is_address(s->advertise, false)) {
-        *why = "advertise is HOST or HOST:PORT, such as broker.example:9092";
-        return HF_EINVAL;
-    }
-    if (!s->insecure_bind && (!is_loopback(s->listen) || (*s->http && !is_loopback(s->http)))) {
-        *why = "listen or http is an address that other machines reach, and there is no authentication: "
-               "bind to 127.0.0.1, or say --insecure-bind if the network itself is trusted";
-        return HF_EINVAL;
-    }
-    return HF_OK;
+/* What is wrong, for people: the setting, its value, what it may be. */
+struct told {
+    char *text;
+    size_t size;
+};
+
+HF_PRINTF(2, 3) static enum hf_err refuse(const struct told *why, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(why->text, why->size, fmt, ap);
+    va_end(ap);
+    return HF_EINVAL;
 }
 
-static bool is_level(const char *text) {
-    static const char *const levels[] = {"error", "warn", "info", "debug"};
-    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
-        if (strcmp(text, levels[i]) == 0) return true;
-    return false;
+/* listen or http. */
+static enum hf_err check_address(const char *name, const char *text, bool insecure_bind,
+                                 const struct told *why) {
+    if (!is_address(text, true))
+        return refuse(why,
+                      "%s is \"%s\"; it may be ADDRESS:PORT, such as 127.0.0.1:9092 or [::1]:9092; port 0 is any free "
+                      "one",
+                      name, text);
+    if (insecure_bind || is_loopback(text)) return HF_OK;
+    return refuse(why,
+                  "%s is \"%s\", an address that other machines reach, and there is no authentication: bind "
+                  "to 127.0.0.1, or say --insecure-bind if the network itself is trusted",
+                  name, text);
 }
 
-enum hf_err server_settings_of_topics(const struct server_settings *s, struct log_settings *out,
-                                      enum log_setting *wrong) {
+static enum hf_err check_addresses(const struct server_settings *s, const struct told *why) {
+    enum hf_err e = check_address("listen", s->listen, s->insecure_bind, why);
+    if (!e && *s->http) e = check_address("http", s->http, s->insecure_bind, why);
+    if (!e && s->advertise && !is_address(s->advertise, false))
+        e = refuse(why, "advertise is \"%s\"; it may be HOST or HOST:PORT, such as broker.example:9092", s->advertise);
+    return e;
+}
+
+/* NULL: a number, or not of a topic. */
+static const char *text_of(const struct server_settings *s, enum log_setting which) {
     const char *const text[LOG_SETTINGS] = {
         [LOG_CLEANUP_POLICY] = s->cleanup_policy,        [LOG_RETENTION_MS] = s->retention_ms,
         [LOG_RETENTION_BYTES] = s->retention_bytes,      [LOG_SEGMENT_MS] = s->segment_ms,
         [LOG_DELETE_RETENTION] = s->delete_retention_ms, [LOG_DIRTY_RATIO] = s->dirty_ratio,
         [LOG_TIMESTAMP_TYPE] = s->timestamp_type,        [LOG_COMPACTION_LAG] = s->compaction_lag_ms,
     };
+    return text[which];
+}
+
+enum hf_err server_settings_of_topics(const struct server_settings *s, struct log_settings *out,
+                                      enum log_setting *wrong) {
     struct log_settings settings = {0};
     log_settings_put(&settings, LOG_SEGMENT_BYTES, s->segment_bytes);
     log_settings_put(&settings, LOG_MESSAGE_MAX, s->message_max);
     for (enum log_setting i = 0; i < LOG_SETTINGS; i++) {
+        const char *text = text_of(s, i);
         int64_t value;
-        if (!text[i]) continue;
-        if (log_setting_parse(i, hf_str_of(text[i]), &value)) {
+        if (!text) continue;
+        if (log_setting_parse(i, hf_str_of(text), &value)) {
             *wrong = i;
             return HF_EINVAL;
         }
@@ -161,32 +183,32 @@ enum hf_err server_settings_of_topics(const struct server_settings *s, struct lo
     return HF_OK;
 }
 
-enum hf_err server_settings_check(const struct server_settings *s, const char **why) {
-    if (!is_level(s->log_level)) {
-        *why = "log.level is none of error, warn, info, debug";
-        return HF_EINVAL;
-    }
+/* Those that the log reads, as of topics that were told nothing. */
+static enum hf_err check_topics(const struct server_settings *s, const struct told *why) {
     struct log_settings settings;
     enum log_setting wrong;
-    if (server_settings_of_topics(s, &settings, &wrong)) {
-        static char text[160]; /* settings are read once, at the start of the program */
-        (void)snprintf(text, sizeof(text), "%s is %s", log_setting_infos[wrong].name,
-                       log_setting_infos[wrong].allowed);
-        *why = text;
-        return HF_EINVAL;
-    }
+    if (!server_settings_of_topics(s, &settings, &wrong)) return HF_OK;
+    return refuse(why, "%s is \"%s\"; it may be %s", log_setting_infos[wrong].name, text_of(s, wrong),
+                  log_setting_infos[wrong].allowed);
+}
+
+enum hf_err server_settings_check(const struct server_settings *s, char *text, size_t size) {
+    const struct told told = {text, size}, *why = &told;
+    enum env_level level;
     size_t levels;
-    if (schedule_check_levels(hf_str_of(s->delay_levels), &levels)) {
-        *why = "delay.levels: 1 to 99 durations such as 1s, 10m or 2h, separated by spaces";
-        return HF_EINVAL;
-    }
-    if (strcmp(s->partitioner, "murmur2") != 0 && strcmp(s->partitioner, "crc32") != 0) {
-        *why = "destination.partitioner is neither murmur2 nor crc32";
-        return HF_EINVAL;
-    }
-    if (s->request_max < s->message_max + 4096) {
-        *why = "socket.request.max.bytes must exceed max.message.bytes by at least 4096";
-        return HF_EINVAL;
-    }
-    return check_addresses(s, why);
+    if (env_level_of(s->log_level, &level))
+        return refuse(why, "log.level is \"%s\"; it may be error, warn, info or debug", s->log_level);
+    if (schedule_check_levels(hf_str_of(s->delay_levels), &levels))
+        return refuse(why,
+                      "delay.levels is \"%s\"; it may be 1 to 99 durations such as 1s, 10m or 2h, separated by spaces",
+                      s->delay_levels);
+    if (strcmp(s->partitioner, "murmur2") != 0 && strcmp(s->partitioner, "crc32") != 0)
+        return refuse(why, "destination.partitioner is \"%s\"; it may be murmur2 or crc32", s->partitioner);
+    if (s->request_max < s->message_max + MESSAGE_ROOM)
+        return refuse(why,
+                      "socket.request.max.bytes is %" PRId64 "; it must exceed max.message.bytes, %" PRId64
+                      ", by at least %d",
+                      s->request_max, s->message_max, MESSAGE_ROOM);
+    enum hf_err e = check_topics(s, why);
+    return e ? e : check_addresses(s, why);
 }

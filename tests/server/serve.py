@@ -71,6 +71,15 @@ def an_address_that_is_none_is_a_wrong_setting(folder):
 
 
 @test
+def a_wrong_setting_is_told_with_its_value_and_what_it_may_be(folder):
+    for name, value, may in (("log.level", "loud", "info"), ("delay.levels", "soon", "1 to 99 durations"),
+                             ("destination.partitioner", "md5", "murmur2 or crc32"), ("retention.ms", "-2", "-1 for no limit"),
+                             ("cleanup.policy", "burn", "compact"), ("socket.request.max.bytes", "65536", "exceed")):
+        out = run("serve", "--check-config", f"--{name}", value)
+        assert out.returncode == 2 and all(x in out.stderr for x in (name, value, may)), (name, out)
+
+
+@test
 def settings_come_from_file_environment_and_flags(folder):
     path = os.path.join(folder, "holdfast.conf")
     with open(path, "w") as f:
