@@ -144,10 +144,7 @@ static void on_describe(void *state, struct broker_request *rq) {
         if (!describe_one(state, rq, &q->resources[i], &a->results[i])) break;
         a->results_count = i + 1;
     }
-    if (a->results && a->results_count == q->resources_count)
-        broker_answer(rq);
-    else
-        broker_refuse(rq, "the answer takes more memory than the limit");
+    server_answer(rq, a->results && a->results_count == q->resources_count);
 }
 
 /* ---- changes: both kinds of request are read into this ---- */
@@ -245,7 +242,7 @@ static void finish(struct server_wait *w) {
 static bool begin(struct changing *c, int32_t resources, struct kafka_alter_configs_response_resource **out) {
     if (resources <= CONFIGS_MAX) *out = hf_arena_array(&c->rq->arena, (size_t)resources, sizeof(**out));
     c->wait = *out ? server_wait_begin(c->rq, finish, NULL) : NULL;
-    if (!c->wait) broker_refuse(c->rq, "the answer takes more memory than the limit");
+    if (!c->wait) server_no_memory(c->rq);
     return c->wait != NULL;
 }
 

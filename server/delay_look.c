@@ -95,8 +95,15 @@ bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_quer
     return ok;
 }
 
-static const char page_usage[] =
-    "from, to: ms since 1970; limit: 1 to 1000; after: the next of the page before";
+/* Which page is asked for. false: none, and that is answered. */
+static bool page_of(struct broker_http *rq, struct schedule_query *q) {
+    bool ok =
+        delay_filter_of(rq, PAGE_DEFAULT, q) && delay_place_of(broker_http_query(rq, "after"), &q->after);
+    if (!ok)
+        delay_reply_error(rq, 400,
+                          "from, to: ms since 1970; limit: 1 to 1000; after: the next of the page before");
+    return ok;
+}
 
 static json_t *next_json(const struct schedule_place *next, bool more) {
     char text[64];
@@ -107,11 +114,8 @@ static json_t *next_json(const struct schedule_place *next, bool more) {
 void delay_on_list(void *state, struct broker_http *rq) {
     struct delay *d = state;
     struct schedule_query q;
-    if (!delay_filter_of(rq, PAGE_DEFAULT, &q) || !delay_place_of(broker_http_query(rq, "after"), &q.after)) {
-        delay_reply_error(rq, 400, page_usage);
-        return;
-    }
     struct schedule_place next;
+    if (!page_of(rq, &q)) return;
     bool more = false;
     json_t *items = json_array();
     enum hf_err e = schedule_list(d->schedule, &q, add_item, items, &next, &more);
@@ -134,11 +138,8 @@ json_t *delay_due_json(const uint64_t due[SCHEDULE_DUE_BUCKETS]) {
 void delay_on_count(void *state, struct broker_http *rq) {
     struct delay *d = state;
     struct schedule_query q;
-    if (!delay_filter_of(rq, PAGE_DEFAULT, &q) || !delay_place_of(broker_http_query(rq, "after"), &q.after)) {
-        delay_reply_error(rq, 400, page_usage);
-        return;
-    }
     struct schedule_place next;
+    if (!page_of(rq, &q)) return;
     struct schedule_sum sum;
     bool more = false;
     enum hf_err e = schedule_count(d->schedule, &q, &sum, &next, &more);

@@ -95,11 +95,6 @@ void delay_on_stats(void *state, struct broker_http *rq) {
 
 /* ---- metrics ---- */
 
-static void metric(struct hf_buf *out, const char *name, const char *type, int64_t value) {
-    hf_buf_printf(out, "# TYPE holdfast_schedule_%s %s\nholdfast_schedule_%s %" PRId64 "\n", name, type, name,
-                  value);
-}
-
 static void lateness_metrics(const struct schedule_stats *s, struct hf_buf *out) {
     uint64_t sum = 0;
     hf_buf_printf(out, "# TYPE holdfast_schedule_lateness_ms histogram\n");
@@ -144,30 +139,33 @@ void delay_metrics(void *state, struct hf_buf *out) {
     uint64_t due[SCHEDULE_DUE_BUCKETS];
     schedule_stats(d->schedule, &s);
     schedule_due(d->schedule, due);
-    metric(out, "pending", "gauge", (int64_t)s.pending);
-    metric(out, "pending_bytes", "gauge", (int64_t)s.pending_bytes);
-    metric(out, "late", "gauge", (int64_t)due[0]);
-    metric(out, "late_ms", "gauge", s.late_ms);
-    metric(out, "due_next_minute", "gauge", (int64_t)due[1]);
-    metric(out, "fired_per_second", "gauge", (int64_t)s.fired_per_second);
-    metric(out, "accepted_total", "counter", (int64_t)s.accepted);
-    metric(out, "fired_total", "counter", (int64_t)s.fired);
-    metric(out, "rejected_total", "counter", (int64_t)s.rejected);
-    metric(out, "skipped_total", "counter", (int64_t)s.skipped);
-    metric(out, "refused_total", "counter", (int64_t)d->refused);
-    metric(out, "pending_limit", "gauge", d->server->settings->pending_max);
-    metric(out, "pending_bytes_limit", "gauge", d->server->settings->pending_bytes);
-    metric(out, "id_bytes", "gauge", (int64_t)s.id_bytes);
-    metric(out, "id_bytes_limit", "gauge", d->server->settings->id_memory_bytes);
-    metric(out, "id_index_bytes", "gauge", (int64_t)s.id_index_bytes);
-    metric(out, "memory_bytes", "gauge", (int64_t)s.memory_bytes);
-    metric(out, "runs", "gauge", (int64_t)(s.runs + s.id_runs));
-    metric(out, "run_bytes", "gauge", (int64_t)(s.run_bytes + s.id_bytes));
-    metric(out, "checkpoints_total", "counter", (int64_t)s.checkpoints);
-    metric(out, "merges_total", "counter", (int64_t)s.merges);
-    metric(out, "rewinds_total", "counter", (int64_t)s.rewinds);
-    metric(out, "id_horizon_ms", "gauge", s.id_horizon_ms);
-    metric(out, "clock_leapt", "gauge", s.clock_leapt);
+    server_metric(out, "holdfast_schedule_pending", "gauge", s.pending);
+    server_metric(out, "holdfast_schedule_pending_bytes", "gauge", s.pending_bytes);
+    server_metric(out, "holdfast_schedule_late", "gauge", due[0]);
+    server_metric(out, "holdfast_schedule_late_ms", "gauge", (uint64_t)s.late_ms);
+    server_metric(out, "holdfast_schedule_due_next_minute", "gauge", due[1]);
+    server_metric(out, "holdfast_schedule_fired_per_second", "gauge", s.fired_per_second);
+    server_metric(out, "holdfast_schedule_accepted_total", "counter", s.accepted);
+    server_metric(out, "holdfast_schedule_fired_total", "counter", s.fired);
+    server_metric(out, "holdfast_schedule_rejected_total", "counter", s.rejected);
+    server_metric(out, "holdfast_schedule_skipped_total", "counter", s.skipped);
+    server_metric(out, "holdfast_schedule_refused_total", "counter", d->refused);
+    server_metric(out, "holdfast_schedule_pending_limit", "gauge",
+                  (uint64_t)d->server->settings->pending_max);
+    server_metric(out, "holdfast_schedule_pending_bytes_limit", "gauge",
+                  (uint64_t)d->server->settings->pending_bytes);
+    server_metric(out, "holdfast_schedule_id_bytes", "gauge", s.id_bytes);
+    server_metric(out, "holdfast_schedule_id_bytes_limit", "gauge",
+                  (uint64_t)d->server->settings->id_memory_bytes);
+    server_metric(out, "holdfast_schedule_id_index_bytes", "gauge", s.id_index_bytes);
+    server_metric(out, "holdfast_schedule_memory_bytes", "gauge", s.memory_bytes);
+    server_metric(out, "holdfast_schedule_runs", "gauge", s.runs + s.id_runs);
+    server_metric(out, "holdfast_schedule_run_bytes", "gauge", s.run_bytes + s.id_bytes);
+    server_metric(out, "holdfast_schedule_checkpoints_total", "counter", s.checkpoints);
+    server_metric(out, "holdfast_schedule_merges_total", "counter", s.merges);
+    server_metric(out, "holdfast_schedule_rewinds_total", "counter", s.rewinds);
+    server_metric(out, "holdfast_schedule_id_horizon_ms", "gauge", (uint64_t)s.id_horizon_ms);
+    server_metric(out, "holdfast_schedule_clock_leapt", "gauge", s.clock_leapt);
     hf_buf_printf(out, "# TYPE holdfast_schedule_outcomes_total counter\n");
     for (int o = 0; o <= SCHEDULE_UNKNOWN; o++)
         hf_buf_printf(out, "holdfast_schedule_outcomes_total{outcome=\"%s\"} %" PRIu64 "\n",

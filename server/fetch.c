@@ -189,7 +189,7 @@ static bool read_and_answer(struct fetch *f, struct broker_request *rq, bool las
     struct reading r = {.fetch = f, .rq = rq};
     for (int32_t i = 0; i < q->topics_count; i++) read_topic(&r, &q->topics[i], &a->topics[i]);
     if (r.no_memory) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return true;
     }
     bool enough = r.error || (int64_t)r.bytes >= q->min_bytes;
@@ -326,7 +326,7 @@ static void on_fetch(void *state, struct broker_request *rq) {
         return;
     }
     if (!lay_out_answer(rq)) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return;
     }
     bool may_wait = q->max_wait_ms > 0 && !rq->gone;
@@ -354,7 +354,7 @@ static void close_fetch(void *state) {
 
 static void metrics(void *state, struct hf_buf *out) {
     struct fetch *f = state;
-    hf_buf_printf(out, "# TYPE holdfast_fetches_waiting gauge\nholdfast_fetches_waiting %zu\n", f->waiting);
+    server_metric(out, "holdfast_fetches_waiting", "gauge", f->waiting);
 }
 
 static const struct server_handler handlers[] = {{KAFKA_API_fetch, on_fetch}};

@@ -46,10 +46,6 @@ bool groups_keep(struct broker_request *rq, hf_str *s) {
     return true;
 }
 
-void groups_refuse(struct broker_request *rq) {
-    broker_refuse(rq, "the answer takes more memory than the limit");
-}
-
 /* ---- waiting ---- */
 
 static void on_gone(struct broker_request *rq) {
@@ -70,7 +66,7 @@ static void on_member_gone(struct broker_request *rq) {
 struct group_wait *group_wait_begin(struct broker_request *rq) {
     struct group_wait *w = malloc(sizeof(*w));
     if (!w) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return NULL;
     }
     *w = (struct group_wait){.rq = rq};
@@ -161,21 +157,13 @@ static void metrics(void *state, struct hf_buf *out) {
     const struct groups_part *p = state;
     struct groups_stats g;
     groups_stats(p->groups, &g);
-    const struct {
-        const char *name, *type;
-        uint64_t value;
-    } rows[] = {
-        {"holdfast_groups", "gauge", g.groups},
-        {"holdfast_group_members", "gauge", g.members},
-        {"holdfast_group_offsets", "gauge", g.offsets},
-        {"holdfast_group_rebalances_total", "counter", g.rebalances},
-        {"holdfast_group_members_expired_total", "counter", g.expired_members},
-        {"holdfast_groups_expired_total", "counter", g.expired_groups},
-        {"holdfast_offset_commits_total", "counter", g.commits},
-    };
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        hf_buf_printf(out, "# TYPE %s %s\n%s %" PRIu64 "\n", rows[i].name, rows[i].type, rows[i].name,
-                      rows[i].value);
+    server_metric(out, "holdfast_groups", "gauge", g.groups);
+    server_metric(out, "holdfast_group_members", "gauge", g.members);
+    server_metric(out, "holdfast_group_offsets", "gauge", g.offsets);
+    server_metric(out, "holdfast_group_rebalances_total", "counter", g.rebalances);
+    server_metric(out, "holdfast_group_members_expired_total", "counter", g.expired_members);
+    server_metric(out, "holdfast_groups_expired_total", "counter", g.expired_groups);
+    server_metric(out, "holdfast_offset_commits_total", "counter", g.commits);
 }
 
 static const struct server_handler handlers[] = {

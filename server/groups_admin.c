@@ -53,7 +53,7 @@ void on_describe_groups(void *state, struct broker_request *rq) {
     if (fits)
         broker_answer(rq);
     else
-        groups_refuse(rq);
+        server_no_memory(rq);
 }
 
 /* ---- ListGroups ---- */
@@ -93,7 +93,7 @@ void on_list_groups(void *state, struct broker_request *rq) {
     groups_each(p->groups, count_group, &n);
     struct listing l = {.q = rq->body, .groups = hf_arena_array(&rq->arena, n, sizeof(*l.groups))};
     if (!l.groups) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     groups_each(p->groups, list_group, &l);
@@ -105,7 +105,7 @@ void on_list_groups(void *state, struct broker_request *rq) {
     if (kept)
         broker_answer(rq);
     else
-        groups_refuse(rq);
+        server_no_memory(rq);
 }
 
 /* ---- DeleteGroups ---- */
@@ -133,7 +133,7 @@ void on_delete_groups(void *state, struct broker_request *rq) {
     a->results = hf_arena_array(&rq->arena, (size_t)q->groups_names_count, sizeof(*a->results));
     struct server_wait *w = a->results ? server_wait_begin(rq, answer, NULL) : NULL;
     if (!w) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     a->results_count = q->groups_names_count;

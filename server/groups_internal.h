@@ -33,9 +33,6 @@ int16_t groups_error(enum group_result r);
  * long as the request. false: without memory. */
 bool groups_keep(struct broker_request *rq, hf_str *s);
 
-/* The answer did not fit. */
-void groups_refuse(struct broker_request *rq);
-
 /* groups_members.c */
 void on_find_coordinator(void *state, struct broker_request *rq);
 void on_join_group(void *state, struct broker_request *rq);

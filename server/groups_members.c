@@ -30,7 +30,7 @@ void on_find_coordinator(void *state, struct broker_request *rq) {
     }
     a->coordinators = hf_arena_array(&rq->arena, (size_t)q->coordinator_keys_count, sizeof(*a->coordinators));
     if (!a->coordinators) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     a->coordinators_count = q->coordinator_keys_count;
@@ -76,7 +76,7 @@ static void joined(void *arg, const struct group_joined *r) {
     if (a->members && keep_joined(rq, a))
         broker_answer(rq);
     else
-        groups_refuse(rq);
+        server_no_memory(rq);
 }
 
 /* "127.0.0.1:53412" as Kafka shows it: "/127.0.0.1". */
@@ -93,7 +93,7 @@ void on_join_group(void *state, struct broker_request *rq) {
     struct group_protocol *protocols =
         hf_arena_array(&rq->arena, (size_t)q->protocols_count, sizeof(*protocols));
     if (!protocols) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     for (int32_t i = 0; i < q->protocols_count; i++)
@@ -132,7 +132,7 @@ static void synced(void *arg, const struct group_synced *r) {
         groups_keep(rq, &a->assignment))
         broker_answer(rq);
     else
-        groups_refuse(rq);
+        server_no_memory(rq);
 }
 
 void on_sync_group(void *state, struct broker_request *rq) {
@@ -141,7 +141,7 @@ void on_sync_group(void *state, struct broker_request *rq) {
     struct group_assignment *assignments =
         hf_arena_array(&rq->arena, (size_t)q->assignments_count, sizeof(*assignments));
     if (!assignments) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     for (int32_t i = 0; i < q->assignments_count; i++)
@@ -195,7 +195,7 @@ void on_leave_group(void *state, struct broker_request *rq) {
     enum group_result *results = hf_arena_array(&rq->arena, n, sizeof(*results));
     a->members = hf_arena_array(&rq->arena, n, sizeof(*a->members));
     if (!leavers || !results || !a->members) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     for (size_t i = 0; i < n; i++)

@@ -63,7 +63,7 @@ void on_offset_commit(void *state, struct broker_request *rq) {
         if (fits) commit_topic(p->server, &q->topics[i], out, offsets, &n);
     }
     if (!fits) {
-        groups_refuse(rq);
+        server_no_memory(rq);
         return;
     }
     a->topics_count = q->topics_count;
@@ -205,5 +205,5 @@ void on_offset_fetch(void *state, struct broker_request *rq) {
     if (fits)
         broker_answer(rq);
     else
-        groups_refuse(rq);
+        server_no_memory(rq);
 }

@@ -100,10 +100,7 @@ static bool fill_metadata(struct server *s, struct broker_request *rq) {
 }
 
 static void answer_metadata(struct server_wait *w) {
-    if (fill_metadata(w->arg, w->rq))
-        broker_answer(w->rq);
-    else
-        broker_refuse(w->rq, "the answer takes more memory than the limit");
+    server_answer(w->rq, fill_metadata(w->arg, w->rq));
 }
 
 static void on_created(void *arg, enum hf_err e) {

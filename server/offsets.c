@@ -55,10 +55,7 @@ static void on_list_offsets(void *state, struct broker_request *rq) {
             list_one(state, rq, in->name, &in->partitions[k], &out->partitions[k]);
         a->topics_count = i + 1;
     }
-    if (a->topics_count == q->topics_count)
-        broker_answer(rq);
-    else
-        broker_refuse(rq, "the answer takes more memory than the limit");
+    server_answer(rq, a->topics_count == q->topics_count);
 }
 
 /* ---- OffsetForLeaderEpoch ---- */
@@ -96,10 +93,7 @@ static void on_epochs(void *state, struct broker_request *rq) {
             epoch_one(state, in->topic, &in->partitions[k], &out->partitions[k]);
         a->topics_count = i + 1;
     }
-    if (a->topics_count == q->topics_count)
-        broker_answer(rq);
-    else
-        broker_refuse(rq, "the answer takes more memory than the limit");
+    server_answer(rq, a->topics_count == q->topics_count);
 }
 
 static const struct server_handler handlers[] = {

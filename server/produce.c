@@ -215,7 +215,7 @@ static void on_produce(void *state, struct broker_request *rq) {
     struct produce *p = state;
     const struct kafka_produce_request *q = rq->body;
     if (!lay_out_answer(rq)) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return;
     }
     int16_t error = request_error(rq);

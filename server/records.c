@@ -71,7 +71,7 @@ static void on_delete_records(void *state, struct broker_request *rq) {
     struct kafka_delete_records_response *a = rq->answer;
     struct server_wait *w = lay_out(rq) ? server_wait_begin(rq, finish, state) : NULL;
     if (!w) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return;
     }
     for (int32_t i = 0; i < q->topics_count; i++)

@@ -97,6 +97,14 @@ void server_wait_forget(struct server_result *result); /* the call did not begin
 
 /* ---- shared by families ---- */
 
+/* The answer takes more memory than a request may: the connection ends. */
+void server_no_memory(struct broker_request *rq);
+/* Answers if the answer could be laid out whole. */
+void server_answer(struct broker_request *rq, bool whole);
+
+/* "counter" or "gauge", in Prometheus' text format. */
+void server_metric(struct hf_buf *out, const char *name, const char *type, uint64_t value);
+
 /* Fetch, ListOffsets, OffsetForLeaderEpoch: what the client believes about the leader's epoch, -1: nothing.
  */
 int16_t server_check_epoch(const struct log_bounds *bounds, int32_t epoch);

@@ -134,10 +134,11 @@ HF_PRINTF(2, 3) static enum hf_err refuse(const struct told *why, const char *fm
 static enum hf_err check_address(const char *name, const char *text, bool insecure_bind,
                                  const struct told *why) {
     if (!is_address(text, true))
-        return refuse(why,
-                      "%s is \"%s\"; it may be ADDRESS:PORT, such as 127.0.0.1:9092 or [::1]:9092; port 0 is any free "
-                      "one",
-                      name, text);
+        return refuse(
+            why,
+            "%s is \"%s\"; it may be ADDRESS:PORT, such as 127.0.0.1:9092 or [::1]:9092; port 0 is any free "
+            "one",
+            name, text);
     if (insecure_bind || is_loopback(text)) return HF_OK;
     return refuse(why,
                   "%s is \"%s\", an address that other machines reach, and there is no authentication: bind "
@@ -149,7 +150,8 @@ static enum hf_err check_addresses(const struct server_settings *s, const struct
     enum hf_err e = check_address("listen", s->listen, s->insecure_bind, why);
     if (!e && *s->http) e = check_address("http", s->http, s->insecure_bind, why);
     if (!e && s->advertise && !is_address(s->advertise, false))
-        e = refuse(why, "advertise is \"%s\"; it may be HOST or HOST:PORT, such as broker.example:9092", s->advertise);
+        e = refuse(why, "advertise is \"%s\"; it may be HOST or HOST:PORT, such as broker.example:9092",
+                   s->advertise);
     return e;
 }
 
@@ -199,9 +201,10 @@ enum hf_err server_settings_check(const struct server_settings *s, char *text, s
     if (env_level_of(s->log_level, &level))
         return refuse(why, "log.level is \"%s\"; it may be error, warn, info or debug", s->log_level);
     if (schedule_check_levels(hf_str_of(s->delay_levels), &levels))
-        return refuse(why,
-                      "delay.levels is \"%s\"; it may be 1 to 99 durations such as 1s, 10m or 2h, separated by spaces",
-                      s->delay_levels);
+        return refuse(
+            why,
+            "delay.levels is \"%s\"; it may be 1 to 99 durations such as 1s, 10m or 2h, separated by spaces",
+            s->delay_levels);
     if (strcmp(s->partitioner, "murmur2") != 0 && strcmp(s->partitioner, "crc32") != 0)
         return refuse(why, "destination.partitioner is \"%s\"; it may be murmur2 or crc32", s->partitioner);
     if (s->request_max < s->message_max + MESSAGE_ROOM)

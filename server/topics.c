@@ -150,7 +150,7 @@ static void on_create(void *state, struct broker_request *rq) {
     a->topics = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->topics));
     struct server_wait *w = a->topics ? server_wait_begin(rq, answer_created, state) : NULL;
     if (!w) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return;
     }
     a->topics_count = q->topics_count;
@@ -243,7 +243,7 @@ static void on_delete(void *state, struct broker_request *rq) {
     a->topics = hf_arena_array(&rq->arena, (size_t)count, sizeof(*a->topics));
     struct server_wait *w = a->topics ? server_wait_begin(rq, answer, NULL) : NULL;
     if (!w) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
+        server_no_memory(rq);
         return;
     }
     a->topics_count = count;

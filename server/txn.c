@@ -312,10 +312,6 @@ static void on_outcomes(void *state, struct broker_http *rq) {
 
 /* ---- metrics ---- */
 
-static void metric(struct hf_buf *out, const char *name, const char *type, uint64_t value) {
-    hf_buf_printf(out, "# TYPE %s %s\n%s %" PRIu64 "\n", name, type, name, value);
-}
-
 static void metrics(void *state, struct hf_buf *out) {
     const struct txn_part *part = state;
     struct txn_stats n;
@@ -328,20 +324,21 @@ static void metrics(void *state, struct hf_buf *out) {
     for (int s = TXN_PREPARED; s <= TXN_COMMITTED; s++)
         hf_buf_printf(out, "holdfast_txn{state=\"%s\"} %" PRIu64 "\n", txn_state_name((enum txn_state)s),
                       n.by_state[s]);
-    metric(out, "holdfast_txn_prepares_total", "counter", n.prepares);
-    metric(out, "holdfast_txn_commits_total", "counter", n.commits);
-    metric(out, "holdfast_txn_rollbacks_total", "counter", n.rollbacks);
-    metric(out, "holdfast_txn_moved_total", "counter", n.moved);
-    metric(out, "holdfast_txn_moved_messages_total", "counter", n.moved_halves);
-    metric(out, "holdfast_txn_rejected_total", "counter", n.rejected);
-    metric(out, "holdfast_txn_checks_sent_total", "counter", n.checks_sent);
-    metric(out, "holdfast_txn_checks_read_total", "counter", n.checks_read);
-    metric(out, "holdfast_txn_checks_again_total", "counter", n.checks_again);
-    metric(out, "holdfast_txn_retries_total", "counter", n.retries);
-    metric(out, "holdfast_txn_reloads_total", "counter", n.reloads);
-    metric(out, "holdfast_txn_pinned_bytes", "gauge", n.live_bytes);
-    metric(out, "holdfast_txn_remembered_ids", "gauge", n.remembered);
-    metric(out, "holdfast_txn_id_horizon_ms", "gauge", n.id_horizon_ms > 0 ? (uint64_t)n.id_horizon_ms : 0);
+    server_metric(out, "holdfast_txn_prepares_total", "counter", n.prepares);
+    server_metric(out, "holdfast_txn_commits_total", "counter", n.commits);
+    server_metric(out, "holdfast_txn_rollbacks_total", "counter", n.rollbacks);
+    server_metric(out, "holdfast_txn_moved_total", "counter", n.moved);
+    server_metric(out, "holdfast_txn_moved_messages_total", "counter", n.moved_halves);
+    server_metric(out, "holdfast_txn_rejected_total", "counter", n.rejected);
+    server_metric(out, "holdfast_txn_checks_sent_total", "counter", n.checks_sent);
+    server_metric(out, "holdfast_txn_checks_read_total", "counter", n.checks_read);
+    server_metric(out, "holdfast_txn_checks_again_total", "counter", n.checks_again);
+    server_metric(out, "holdfast_txn_retries_total", "counter", n.retries);
+    server_metric(out, "holdfast_txn_reloads_total", "counter", n.reloads);
+    server_metric(out, "holdfast_txn_pinned_bytes", "gauge", n.live_bytes);
+    server_metric(out, "holdfast_txn_remembered_ids", "gauge", n.remembered);
+    server_metric(out, "holdfast_txn_id_horizon_ms", "gauge",
+                  n.id_horizon_ms > 0 ? (uint64_t)n.id_horizon_ms : 0);
 }
 
 /* ---- life ---- */

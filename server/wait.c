@@ -1,4 +1,4 @@
-/* A request that is answered when the last of several completions has come.
+/* How requests end; and one that is answered when the last of several completions has come.
  *
  *   begin (left = 1) ── more, more … ── done, done … ──► left = 0: finish, if the client still waits
  *                          └── the client goes: the request ends at once, the count goes on without it */
@@ -6,6 +6,17 @@
 
 #include <assert.h>
 #include <stdlib.h>
+
+void server_no_memory(struct broker_request *rq) {
+    broker_refuse(rq, "the answer takes more memory than the limit");
+}
+
+void server_answer(struct broker_request *rq, bool whole) {
+    if (whole)
+        broker_answer(rq);
+    else
+        server_no_memory(rq);
+}
 
 static void on_gone(struct broker_request *rq) {
     struct server_wait *w = rq->state;
