@@ -19,7 +19,8 @@ struct topic {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct topic),
     {"partitions", HF_OPTION_INT, offsetof(struct topic, partitions), .fallback = "0", .max = 100000,
-     .value = "N", .help = "of create; 0: the server's default"},
+     .value = "N",
+     .help = "create: how many (0: the server's default); alter: add partitions until there are so many"},
     {"settings", HF_OPTION_SWITCH, offsetof(struct topic, settings),
      .help = "describe what the topic is told, instead of its partitions"},
     {"json", HF_OPTION_SWITCH, offsetof(struct topic, json), .help = "an object a line"},
@@ -87,16 +88,17 @@ static enum hf_err describe(rd_kafka_t *rk, const struct topic *t, const char *c
     return e;
 }
 
-static enum hf_err alter(rd_kafka_t *rk, const struct topic *t, const char *const *names) {
-    enum hf_err e = HF_OK;
-    if (t->configs + t->unsets == 0)
-        return client_error(HF_EINVAL, "alter: nothing to do; say --set name=value or --unset name");
-    for (; *names && !e; names++)
-        e = topic_settings_alter(rk, *names, t->config, t->configs, t->unset, t->unsets);
-    return e;
-}
+/* ---- create, alter, delete: one request, one answer for each topic ---- */
 
-/* ---- create, delete: one request, one answer for each topic ---- */
+static const rd_kafka_topic_result_t **results(rd_kafka_event_t *e, size_t *n) {
+    switch (rd_kafka_event_type(e)) {
+    case RD_KAFKA_EVENT_CREATETOPICS_RESULT:
+        return rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(e), n);
+    case RD_KAFKA_EVENT_CREATEPARTITIONS_RESULT:
+        return rd_kafka_CreatePartitions_result_topics(rd_kafka_event_CreatePartitions_result(e), n);
+    default: return rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(e), n);
+    }
+}
 
 static enum hf_err judge(const char *what, rd_kafka_event_t *event) {
     if (!event) return client_error(HF_ETIMEDOUT, "%s: no answer in time; is the server up?", what);
@@ -105,10 +107,7 @@ static enum hf_err judge(const char *what, rd_kafka_event_t *event) {
         return client_error(client_err_of(err), "%s: %s%s", what, rd_kafka_event_error_string(event),
                             client_advice(err));
     size_t n = 0;
-    const rd_kafka_topic_result_t **r =
-        rd_kafka_event_type(event) == RD_KAFKA_EVENT_CREATETOPICS_RESULT
-            ? rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n)
-            : rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &n);
+    const rd_kafka_topic_result_t **r = results(event, &n);
     for (size_t i = 0; i < n; i++) {
         err = rd_kafka_topic_result_error(r[i]);
         if (!err) continue;
@@ -161,6 +160,35 @@ static enum hf_err create(rd_kafka_t *rk, const struct topic *t, const char *con
     }
     rd_kafka_AdminOptions_destroy(o);
     rd_kafka_queue_destroy(q);
+    return e;
+}
+
+static enum hf_err grow(rd_kafka_t *rk, const struct topic *t, const char *name) {
+    char why[256];
+    rd_kafka_NewPartitions_t *n = rd_kafka_NewPartitions_new(name, (size_t)t->partitions, why, sizeof why);
+    if (!n) return client_error(HF_EINVAL, "alter \"%s\": %s", name, why);
+    rd_kafka_queue_t *q = rd_kafka_queue_new(rk);
+    rd_kafka_AdminOptions_t *o = admin_options(rk);
+    rd_kafka_CreatePartitions(rk, &n, 1, o, q);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(q, CLI_TIMEOUT_MS + 1000);
+    enum hf_err e = judge("alter", event);
+    if (event) rd_kafka_event_destroy(event);
+    rd_kafka_AdminOptions_destroy(o);
+    rd_kafka_queue_destroy(q);
+    rd_kafka_NewPartitions_destroy(n);
+    return e;
+}
+
+static enum hf_err alter(rd_kafka_t *rk, const struct topic *t, const char *const *names) {
+    enum hf_err e = HF_OK;
+    if (t->configs + t->unsets == 0 && t->partitions == 0)
+        return client_error(HF_EINVAL,
+                            "alter: nothing to do; say --set name=value, --unset name or --partitions N");
+    for (; *names && !e; names++) {
+        if (t->partitions > 0) e = grow(rk, t, *names);
+        if (!e && t->configs + t->unsets > 0)
+            e = topic_settings_alter(rk, *names, t->config, t->configs, t->unset, t->unsets);
+    }
     return e;
 }
 
@@ -220,7 +248,7 @@ int cli_topic(int argc, char **argv) {
         return cli_usage("topic", "unset: name, at most %d", CONFIGS_MAX);
     int status = cli_settings(&c, &options,
                               "holdfast topic list | create NAME… [--partitions N] [--set k=v]… | "
-                              "alter NAME… [--set k=v]… [--unset k]… | delete NAME… | "
+                              "alter NAME… [--partitions N] [--set k=v]… [--unset k]… | delete NAME… | "
                               "describe NAME… [--settings] [FLAGS]",
                               argc, argv, &t, &stop);
     memcpy(t.config, config, sizeof config);

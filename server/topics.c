@@ -1,8 +1,9 @@
-/* CreateTopics and DeleteTopics. Each topic of a request stands for itself; the answer leaves when all have
- * ended, so that a created topic serves and a deleted one is gone for good.
+/* CreateTopics, CreatePartitions and DeleteTopics. Each topic of a request stands for itself; the answer leaves
+ * when all have ended, so that a created topic serves, with all its partitions, and a deleted one is gone for
+ * good.
  *
- * Names that begin with "holdfast." belong to the scheduler and the coordinator: clients neither create nor
- * delete them. */
+ * Names that begin with "holdfast." belong to the scheduler and the coordinator: clients neither create, grow
+ * nor delete them. */
 #include "server_internal.h"
 
 #include "base/names.h"
@@ -158,6 +159,75 @@ static void on_create(void *state, struct broker_request *rq) {
     server_wait_done(w);
 }
 
+/* ---- CreatePartitions ---- */
+
+static struct topic_error check_growth(struct server *s, struct hf_arena *a,
+                                       const struct kafka_create_partitions_request_topic *t) {
+    struct log_topic_info info;
+    if (hf_topic_is_ours(t->name))
+        return fault(KAFKA_INVALID_TOPIC_EXCEPTION, "topics that begin with holdfast. are the server's");
+    if (log_topic(s->log, t->name, &info))
+        return fault(KAFKA_UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic");
+    if (t->count <= info.partitions)
+        return (struct topic_error){
+            KAFKA_INVALID_PARTITIONS,
+            hf_arena_printf(a, "the topic has %d partitions: it can only have more, not %d", info.partitions,
+                            t->count)};
+    if (t->count > SERVER_PARTITIONS_MAX)
+        return fault(KAFKA_INVALID_PARTITIONS, "a topic has 1 to 10000 partitions");
+    if (t->assignments_count > 0 && t->assignments_count != t->count - info.partitions)
+        return fault(KAFKA_INVALID_REPLICA_ASSIGNMENT,
+                     "an assignment for each partition that is added, or none");
+    for (int32_t i = 0; i < t->assignments_count; i++)
+        if (t->assignments[i].broker_ids_count != 1 || t->assignments[i].broker_ids[0] != SERVER_NODE_ID)
+            return fault(KAFKA_INVALID_REPLICA_ASSIGNMENT, "each partition is on node 1 alone");
+    return fault(KAFKA_NONE, NULL);
+}
+
+static struct topic_error start_growth(struct server *s,
+                                       const struct kafka_create_partitions_request_topic *t,
+                                       struct server_wait *w, int16_t *error) {
+    struct change *c = begin_change(w, error);
+    if (!c) return fault(KAFKA_KAFKA_STORAGE_ERROR, "out of memory");
+    enum hf_err e = log_topic_grow(s->log, t->name, t->count, on_changed, c);
+    if (!e) return fault(KAFKA_NONE, NULL);
+    abort_change(c);
+    if (e == HF_EAGAIN)
+        return fault(KAFKA_REASSIGNMENT_IN_PROGRESS, "partitions are being added to it already");
+    if (e == HF_ELIMIT)
+        return fault(KAFKA_INVALID_PARTITIONS, "all topics together have 100000 partitions at most");
+    return fault(kafka_error_of(e), hf_err_text(e));
+}
+
+static void grow_one(struct server *s, const struct kafka_create_partitions_request *q, int32_t i,
+                     struct server_wait *w, struct kafka_create_partitions_response_topic *out) {
+    const struct kafka_create_partitions_request_topic *t = &q->topics[i];
+    out->name = t->name;
+    struct topic_error e = check_growth(s, &w->rq->arena, t);
+    if (!e.error && !q->validate_only) e = start_growth(s, t, w, &out->error_code);
+    if (!e.error) return;
+    out->error_code = e.error;
+    out->error_message = e.message;
+}
+
+static void on_create_partitions(void *state, struct broker_request *rq) {
+    const struct kafka_create_partitions_request *q = rq->body;
+    struct kafka_create_partitions_response *a = rq->answer;
+    if (q->topics_count > SERVER_TOPICS_MAX) {
+        broker_refuse(rq, "more topics than one request may change");
+        return;
+    }
+    a->results = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->results));
+    struct server_wait *w = a->results ? server_wait_begin(rq, answer, NULL) : NULL;
+    if (!w) {
+        broker_refuse(rq, "the answer takes more memory than the limit");
+        return;
+    }
+    a->results_count = q->topics_count;
+    for (int32_t i = 0; i < q->topics_count; i++) grow_one(state, q, i, w, &a->results[i]);
+    server_wait_done(w);
+}
+
 /* ---- DeleteTopics ---- */
 
 /* Keys of committed offsets of one topic, whichever group's: they go with it. */
@@ -259,6 +329,7 @@ static void on_delete(void *state, struct broker_request *rq) {
 
 static const struct server_handler handlers[] = {
     {KAFKA_API_create_topics, on_create},
+    {KAFKA_API_create_partitions, on_create_partitions},
     {KAFKA_API_delete_topics, on_delete},
 };
 

@@ -145,7 +145,7 @@ static void altered(void *arg, enum hf_err e) {
 static enum hf_err put_entry(struct log *l, struct alteration *x) {
     struct hf_buf key, value;
     catalogue_key(x->t, &key);
-    catalogue_value(x->t, x->t->partitions, &x->settings, &value);
+    catalogue_value(x->t, x->t->partitions_asked, &x->settings, &value);
     enum hf_err e = hf_buf_failed(&key) ? hf_buf_failed(&key) : hf_buf_failed(&value);
     struct engine_put put = {hf_buf_view(&key), hf_buf_view(&value)};
     struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = &put, .put_count = 1};

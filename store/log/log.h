@@ -101,8 +101,13 @@ typedef void log_done(void *arg, enum hf_err e);
 HF_CHECK enum hf_err log_topic_create(struct log *l, hf_str name, const struct log_topic_config *config,
                                       log_done *done, void *arg);
 
+/* Adds partitions, empty ones, until there are so many. done: durable, and found. HF_ENOTFOUND; HF_EINVAL (not more than
+ * there are; a topic of ours); HF_ELIMIT; HF_EAGAIN (it is growing already) at once. */
+HF_CHECK enum hf_err log_topic_grow(struct log *l, hf_str name, int32_t partitions, log_done *done,
+                                    void *arg);
+
 /* One record drops the topic and the state keys drop_keys, exactly those (its groups' offsets). Readers' pins
- * keep files until they are released. HF_ENOTFOUND at once. */
+ * keep files until they are released. HF_ENOTFOUND, HF_EAGAIN (it is growing) at once. */
 HF_CHECK enum hf_err log_topic_delete(struct log *l, hf_str name, const hf_str *drop_keys, size_t drop_count,
                                       log_done *done, void *arg);
 

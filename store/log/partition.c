@@ -40,6 +40,7 @@ struct log_partition *partition_new(struct log *l, struct topic *t, int32_t numb
         free(p);
         return NULL;
     }
+    t->holders++;
     return p;
 }
 
@@ -65,6 +66,7 @@ void partition_free(struct log_partition *p) {
     partition_forget_row(p);
     producer_free(p);
     free(p->epochs);
+    p->topic->holders--;
     free(p);
 }
 
@@ -73,7 +75,7 @@ void partition_unref(struct log_partition *p) {
     if (--p->refs > 0) return;
     struct topic *t = p->topic;
     partition_free(p);
-    if (t->phase == TOPIC_GONE && --t->partitions == 0) {
+    if (t->phase == TOPIC_GONE && t->holders == 0) {
         free(t->partition);
         free(t);
     }

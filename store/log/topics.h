@@ -1,6 +1,7 @@
 /* Topics: the catalogue, their folders, what they are told.
  *
- *     topics.c catalogue, folders    configure.c what topics are told */
+ *     topics.c  catalogue                 folders.c    folders, the trash
+ *     create.c  they come, grow and go    configure.c  what topics are told */
 #ifndef STORE_LOG_TOPICS_H
 #define STORE_LOG_TOPICS_H
 
@@ -25,6 +26,9 @@ struct topic {
     struct topic_config config;
     struct log_settings asked; /* by the last log_topic_alter */
     int32_t partitions;
+    int32_t partitions_asked; /* as the last put of its entry says */
+    uint32_t holders;         /* partitions whose object points here */
+    bool growing;
     struct log_partition **partition;
     enum topic_phase phase;
     uint64_t next_sequence; /* internal topics: order of acceptance */
@@ -50,20 +54,29 @@ struct trash {
 bool topic_shown(const struct log *l, const struct topic *t); /* t may be NULL */
 struct topic *topic_find(struct log *l, hf_str name);
 struct topic *topic_find_id(struct log *l, const struct log_uuid *id);
+struct topic *topic_find_alike(struct log *l, hf_str name);
 struct log_partition *topic_partition(struct log *l, hf_str name, int32_t number);
+HF_CHECK enum hf_err topic_new(struct log *l, hf_str name, const struct log_topic_config *config,
+                               const struct log_uuid *id, struct topic **out); /* in the catalogue */
+void topic_unindex(struct log *l, struct topic *t);                            /* out of it */
+void topic_drop(struct topic *t); /* freed when nobody holds its partitions any more */
 HF_CHECK enum hf_err topics_init(struct log *l);
-HF_CHECK enum hf_err trash_load(struct log *l);
-HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state, folders put in order */
+HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state */
+void topics_free(struct log *l);
+
+/* folders.c */
 HF_CHECK enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metadata);
 void topic_epochs_write(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_prove(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_is(struct log_partition *p, bool *is); /* whose folder it is [L14] */
 void base64url(const uint8_t b[16], char out[24]);
-void trash_folder(struct log *l, const char *path);
 void topic_folder_path(const struct topic *t, int32_t number, char out[LOG_PATH]);
-void creations_forget(struct log *l);
-void topics_free(struct log *l);
+void trash_folder(struct log *l, const char *path);
 void trash_step(struct log *l);
+HF_CHECK enum hf_err trash_load(struct log *l);
+
+/* create.c */
+void creations_forget(struct log *l);
 
 /* configure.c */
 void topic_configure(struct log *l, struct topic *t, const struct log_settings *own);

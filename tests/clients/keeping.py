@@ -17,7 +17,7 @@ sys.dont_write_bytecode = True
 from cases import run_tests, test  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic  # noqa: E402
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic  # noqa: E402
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec  # noqa: E402
 from slow_reader import SlowReader  # noqa: E402
 from until import until  # noqa: E402
@@ -121,6 +121,56 @@ def refusal(with_admin, topic, offset):
         return str(with_admin.delete_records({TopicPartition(topic, 0): offset}))
     except Exception as e:  # noqa: BLE001 (whichever class the library chooses)
         return f"{type(e).__name__} {e}"
+
+
+# ---- partitions ----
+
+def partitions_of(server, topic):
+    return len(command(server, "describe", topic).stdout.splitlines())
+
+
+def refusal_to_grow(with_admin, topic, count):
+    try:
+        return str(with_admin.create_partitions({topic: NewPartitions(count)}))
+    except Exception as e:  # noqa: BLE001 (whichever class the library chooses)
+        return f"{type(e).__name__} {e}"
+
+
+@test
+def a_topic_grows_and_its_group_reads_what_is_added(server):
+    create(server, "grows")
+    consumer = KafkaConsumer("grows", bootstrap_servers=server.kafka, group_id="growing", auto_offset_reset="earliest",
+                             metadata_max_age_ms=300)
+    fill(server, "grows", 0, 5, size=20)
+    with_admin = admin(server)
+    with_admin.create_partitions({"grows": NewPartitions(3)})
+    assert partitions_of(server, "grows") == 3
+    producer = KafkaProducer(bootstrap_servers=server.kafka, acks="all")
+    places = [producer.send("grows", value=b"%d" % p, partition=p).get(timeout=60) for p in range(3)]
+    assert [(place.partition, place.offset) for place in places] == [(0, 5), (1, 0), (2, 0)], places
+    seen = set()
+
+    def all_seen():
+        for batch in consumer.poll(timeout_ms=200).values():
+            seen.update((r.partition, r.offset) for r in batch)
+        return len(seen) == 8
+    until(all_seen, "the group reads all three partitions")
+    consumer.close()
+    producer.close()
+    with_admin.close()
+    server.stop(9)
+    server.start()
+    assert partitions_of(server, "grows") == 3
+    with_admin = admin(server)
+    refused = refusal_to_grow(with_admin, "grows", 3)
+    assert "can only have more" in refused, refused
+    refused = refusal_to_grow(with_admin, "holdfast.delay", 9)
+    assert "holdfast." in refused, refused
+    command(server, "alter", "grows", "--partitions", "5", "--set", "retention.ms=5h")
+    assert partitions_of(server, "grows") == 5 and settings_of(server, "grows")["retention.ms"][0] == "18000000"
+    refused = command(server, "alter", "grows", "--partitions", "4", check=False)
+    assert refused.returncode == 1 and "can only have more, not 4" in refused.stderr, refused
+    with_admin.close()
 
 
 # ---- settings that act on what is written, changed while the server runs ----

@@ -344,6 +344,16 @@ void model_start_is(struct model *m, int topic, int partition, int64_t start) {
     if (start > m->topics[topic].released[partition]) m->topics[topic].released[partition] = start;
 }
 
+void model_partitions_are(struct model *m, int topic, int count) {
+    struct model_topic *t = &m->topics[topic];
+    if (count != t->partitions && count != t->grow_asked)
+        model_broken(m, "M16", "topic %s has %d partitions, it had %d and was to have %d", t->name, count,
+                     t->partitions, t->grow_asked);
+    else
+        t->partitions = count;
+    t->grow_asked = 0;
+}
+
 void model_altered_is(struct model *m, int topic, int64_t number) {
     struct model_topic *t = &m->topics[topic];
     if (number < t->altered || number > t->alter_asked)

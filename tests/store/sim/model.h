@@ -30,7 +30,7 @@
 
 enum {
     TOPICS = 5,
-    PARTITIONS = 2, /* of one topic, at most */
+    PARTITIONS = 3, /* of one topic, at most */
     MESSAGES_MAX = 8192,
     COMMITS_MAX = 2048,
     BURNT_MAX = 4096,
@@ -73,7 +73,8 @@ enum topic_phase { TOPIC_NONE, TOPIC_CREATING, TOPIC_LIVE, TOPIC_DELETING };
 struct model_topic {
     char name[32];
     bool internal, append_time, compacted;
-    int partitions;
+    int first_partitions;       /* as it is created; it may grow */
+    int partitions, grow_asked; /* known to be there, and asked for (0: not) */
     enum topic_phase phase;
     bool unsure; /* a crash came before the answer to create or delete */
     uint32_t generation;
@@ -169,6 +170,8 @@ void model_topic_is(struct model *m, int topic, bool there, const uint8_t uuid[1
 void model_start_is(struct model *m, int topic, int partition, int64_t start);
 /* M15 */
 void model_altered_is(struct model *m, int topic, int64_t number);
+/* M16 */
+void model_partitions_are(struct model *m, int topic, int count);
 void model_sweep_begin(struct model *m);
 void model_sweep_record(struct model *m, int topic, int partition, const struct krecord *r);
 /* 3. Decides every unknown; `power`: the crash was one. value_of tells what the store holds: under a key,

@@ -69,6 +69,7 @@ const char *const run_points[] = {
     "topic.altered",
     "topic.deleted",
     "topic.folders_synced",
+    "topic.grown",
     NULL,
 };
 

@@ -75,8 +75,8 @@ struct run {
 /* What happened over all seeds, to see that the workload reaches what it should. */
 struct run_totals {
     uint64_t seeds, operations, crashes, power_losses, recoveries_crashed, messages, commits, reads, records,
-        duplicates, resent, topics_created, topics_deleted, altered, starts_moved, compactions, clean_stops,
-        failures, checkpoints, lost, refused;
+        duplicates, resent, topics_created, topics_deleted, grown, altered, starts_moved, compactions,
+        clean_stops, failures, checkpoints, lost, refused;
 };
 
 extern const char *const run_points[]; /* NULL-terminated */

@@ -49,10 +49,11 @@ static void print_totals(double seconds) {
         "stops, %llu failed logs\n",
         N(seeds), seconds, N(operations), N(crashes), N(power_losses), N(recoveries_crashed), N(clean_stops),
         N(failures));
-    printf("%llu messages, %llu refused, %llu sent again, %llu of them duplicates; %llu commits, %llu reads, "
-           "topics %llu created, %llu altered, %llu deleted, starts moved %llu, %llu compactions\n",
-           N(messages), N(refused), N(resent), N(duplicates), N(commits), N(reads), N(topics_created),
-           N(altered), N(topics_deleted), N(starts_moved), N(compactions));
+    printf(
+        "%llu messages, %llu refused, %llu sent again, %llu of them duplicates; %llu commits, %llu reads, "
+        "topics %llu created, %llu grown, %llu altered, %llu deleted, starts moved %llu, %llu compactions\n",
+        N(messages), N(refused), N(resent), N(duplicates), N(commits), N(reads), N(topics_created), N(grown),
+        N(altered), N(topics_deleted), N(starts_moved), N(compactions));
 #undef N
 }
 

@@ -312,6 +312,7 @@ static void sweep_times(struct run *r, int topic, int partition) {
         int64_t should = model_offset_at(m, topic, partition, ms), offset = -1, time = -1;
         if (should == -2) return;
         enum hf_err e = log_offset_at(r->log, p, ms, &offset, &time);
+        if (hf_sim_dead(r->sim)) return; /* the look-up opened a file, and the crash came */
         bool right = e == HF_EEND ? should == -1 : !e && offset == should && time >= ms;
         if (!right)
             model_broken(m, "M13", "%s-%d: the first record since %lld is %lld, the log says %s %lld",
@@ -328,6 +329,7 @@ void sweep_all(struct run *r) {
         bool there = log_topic(r->log, topic_name(r, t), &info) == HF_OK;
         model_topic_is(m, t, there, there ? info.id.b : NULL);
         if (there) model_altered_is(m, t, work_settings_number(&info));
+        if (there) model_partitions_are(m, t, info.partitions);
         for (int p = 0; there && p < m->topics[t].partitions && !m->broken; p++) sweep_partition(r, t, p);
     }
     if (m->broken || hf_sim_dead(r->sim)) return;

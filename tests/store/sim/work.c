@@ -379,7 +379,7 @@ static void create_topic(struct run *r, int topic, struct run_totals *totals) {
     struct attempt *a = attempt(r);
     if (t->phase != TOPIC_NONE || !a) return;
     a->topic = topic;
-    struct log_topic_config config = {.partitions = t->partitions, .internal = t->internal};
+    struct log_topic_config config = {.partitions = t->first_partitions, .internal = t->internal};
     if (t->append_time) log_settings_put(&config.settings, LOG_TIMESTAMP_TYPE, 1);
     if (t->compacted) log_settings_put(&config.settings, LOG_CLEANUP_POLICY, LOG_CLEANUP_COMPACT);
     if (t->compacted) log_settings_put(&config.settings, LOG_DIRTY_RATIO, 1);
@@ -390,6 +390,8 @@ static void create_topic(struct run *r, int topic, struct run_totals *totals) {
     memset(t->asked, 0, sizeof t->asked);
     t->keep_ms = t->keep_bytes = INT64_MAX;
     t->altered = t->alter_asked = 0;
+    t->partitions = t->first_partitions;
+    t->grow_asked = 0;
     enum hf_err e = log_topic_create(r->log, topic_name(r, topic), &config, created, a);
     run_note(r, "create %s: %s", t->name, hf_err_name(e));
     if (e == HF_OK) totals->topics_created++;
@@ -423,12 +425,39 @@ static void delete_topic(struct run *r, int topic, struct run_totals *totals) {
     if (e && !hf_sim_dead(r->sim)) t->phase = TOPIC_LIVE;
 }
 
+static void grown(void *arg, enum hf_err e) {
+    struct attempt *a = arg;
+    struct model_topic *t = &a->run->model->topics[a->topic];
+    struct log_topic_info info;
+    run_note(a->run, "topic %s grown to %lld: %s", t->name, (long long)a->number, hf_err_name(e));
+    t->grow_asked = 0;
+    if (e) return;
+    t->partitions = (int)a->number;
+    if (t->phase != TOPIC_LIVE) return; /* its deletion has begun */
+    if (log_topic(a->run->log, topic_name(a->run, a->topic), &info) || info.partitions != t->partitions)
+        model_broken(a->run->model, "M16", "topic %s has grown to %d, and has not", t->name, t->partitions);
+}
+
+static void grow_topic(struct run *r, int topic, struct run_totals *totals) {
+    struct model_topic *t = &r->model->topics[topic];
+    struct attempt *a = attempt(r);
+    if (t->phase != TOPIC_LIVE || t->grow_asked || t->internal || t->partitions == PARTITIONS || !a) return;
+    a->topic = topic;
+    a->number = t->grow_asked = t->partitions + 1;
+    enum hf_err e = log_topic_grow(r->log, topic_name(r, topic), t->grow_asked, grown, a);
+    run_note(r, "grow %s to %d: %s", t->name, t->partitions + 1, hf_err_name(e));
+    totals->grown += !e;
+    if (e && !hf_sim_dead(r->sim)) t->grow_asked = 0;
+}
+
 static void change_topics(struct run *r, struct run_totals *totals) {
     int topic = (int)run_below(r, TOPICS);
     if (r->model->topics[topic].phase == TOPIC_NONE)
         create_topic(r, topic, totals);
     else if (run_one_in(r, 4))
         delete_topic(r, topic, totals);
+    else
+        grow_topic(r, topic, totals);
 }
 
 /* ---- settings, and what they do ---- */
@@ -605,11 +634,11 @@ static void fill_or_free_disk(struct run *r) {
 
 void work_start(struct run *r) {
     static const struct model_topic topics[TOPICS] = {
-        {.name = "plain", .partitions = 2},
-        {.name = "timed.topic", .partitions = 1, .append_time = true},
-        {.name = "holdfast.moves", .partitions = 2, .internal = true},
-        {.name = "other", .partitions = 1},
-        {.name = "keyed", .partitions = 1, .compacted = true},
+        {.name = "plain", .first_partitions = 2},
+        {.name = "timed.topic", .first_partitions = 1, .append_time = true},
+        {.name = "holdfast.moves", .first_partitions = 2, .internal = true},
+        {.name = "other", .first_partitions = 1},
+        {.name = "keyed", .first_partitions = 1, .compacted = true},
     };
     static const uint64_t durable_in_ten[] = {0, 1, 5, 9};
     memcpy(r->model->topics, topics, sizeof topics);
