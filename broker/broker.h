@@ -101,14 +101,11 @@ struct broker_route {
     void *ctx;
 };
 
-hf_str broker_http_path(const struct broker_http *rq); /* decoded, without the query */
 /* What the route's "*" stands for: decoded, may be empty. */
 hf_str broker_http_rest(const struct broker_http *rq);
 /* A query parameter, decoded; {NULL, 0} if absent. */
 hf_str broker_http_query(const struct broker_http *rq, const char *name);
 hf_str broker_http_body(const struct broker_http *rq);
-/* A request header; {NULL, 0} if absent. */
-hf_str broker_http_header(const struct broker_http *rq, const char *name);
 
 /* Memory that ends with the request. */
 struct hf_arena *broker_http_arena(struct broker_http *rq);

@@ -84,10 +84,6 @@ static void reply_text(struct broker_http *h, int status, const char *text) {
 
 /* ---- what a handler sees ---- */
 
-hf_str broker_http_path(const struct broker_http *h) {
-    return h->path;
-}
-
 hf_str broker_http_rest(const struct broker_http *h) {
     return h->rest;
 }
@@ -98,10 +94,6 @@ hf_str broker_http_body(const struct broker_http *h) {
 
 hf_str broker_http_query(const struct broker_http *h, const char *name) {
     return hf_str_of(evhttp_find_header(&h->query, name));
-}
-
-hf_str broker_http_header(const struct broker_http *h, const char *name) {
-    return hf_str_of(h->rq ? evhttp_find_header(evhttp_request_get_input_headers(h->rq), name) : NULL);
 }
 
 struct hf_arena *broker_http_arena(struct broker_http *h) {

@@ -10,7 +10,6 @@
 #include "base/duration.h"
 #include "base/names.h"
 
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
@@ -119,7 +118,7 @@ enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_topic_par
 
 static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-char *cli_to_base64(hf_str s) {
+static char *to_base64(hf_str s) {
     char *out = malloc((s.n + 2) / 3 * 4 + 1), *at = out;
     if (!out) return NULL;
     const uint8_t *p = (const uint8_t *)s.p;
@@ -168,7 +167,7 @@ static void set_bytes(json_t *o, const char *name, hf_str s) {
         return;
     }
     char field[32];
-    char *b = cli_to_base64(s);
+    char *b = to_base64(s);
     (void)snprintf(field, sizeof field, "%s_base64", name);
     json_object_set_new(o, field, json_string(b ? b : ""));
     free(b);
@@ -180,7 +179,7 @@ static json_t *header_json(const char *name, hf_str value) {
     json_t *text = value.p ? json_stringn(value.p, value.n) : json_null();
     json_array_append_new(pair, text ? text : json_null());
     if (!text) {
-        char *b = cli_to_base64(value);
+        char *b = to_base64(value);
         json_array_append_new(pair, json_string(b ? b : ""));
         free(b);
     }

@@ -51,8 +51,7 @@ HF_CHECK enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_
  * key_base64, value_base64. */
 json_t *cli_message_json(const rd_kafka_message_t *m);
 
-/* Base64 (RFC 4648). *out is malloc'ed; NULL: out of memory, or no base64. */
-char *cli_to_base64(hf_str s);
+/* Base64 (RFC 4648) as malloc'ed bytes; NULL: out of memory, or no base64. */
 char *cli_from_base64(const char *s, size_t *n);
 
 /* "2026-03-01T12:00:00.250Z", "earliest", "latest", or digits (an offset, the same in each partition; never a

@@ -57,9 +57,6 @@ const char *client_server(const hf_client *c) {
 const hf_client_options *client_options(const hf_client *c) {
     return &c->options;
 }
-rd_kafka_t *client_handle(hf_client *c) {
-    return c->rk;
-}
 
 const char *hf_version(void) {
     return HF_VERSION;
@@ -117,17 +114,17 @@ static void *poll_reports(void *arg) {
 
 /* ---- opening ---- */
 
-enum hf_err client_set(rd_kafka_conf_t *conf, const char *name, const char *value) {
+static enum hf_err set_one(rd_kafka_conf_t *conf, const char *name, const char *value) {
     char why[256];
     if (rd_kafka_conf_set(conf, name, value, why, sizeof why) != RD_KAFKA_CONF_OK)
         return client_error(HF_EINVAL, "client property %s=%s: %s", name, value, why);
     return HF_OK;
 }
 
-enum hf_err client_set_pairs(rd_kafka_conf_t *conf, const char *const *pairs) {
+static enum hf_err set_pairs(rd_kafka_conf_t *conf, const char *const *pairs) {
     for (; pairs && pairs[0]; pairs += 2) {
         if (!pairs[1]) return client_error(HF_EINVAL, "client property %s: its value is missing", pairs[0]);
-        enum hf_err e = client_set(conf, pairs[0], pairs[1]);
+        enum hf_err e = set_one(conf, pairs[0], pairs[1]);
         if (e) return e;
     }
     return HF_OK;
@@ -140,7 +137,7 @@ static void no_log(const rd_kafka_t *rk, int level, const char *facility, const 
     (void)line;
 }
 
-enum hf_err client_set_common(rd_kafka_conf_t *conf, const char *server, const char *client_id) {
+static enum hf_err set_common(rd_kafka_conf_t *conf, const char *server, const char *client_id) {
     const char *const pairs[] = {"bootstrap.servers",
                                  server,
                                  "client.id",
@@ -153,15 +150,15 @@ enum hf_err client_set_common(rd_kafka_conf_t *conf, const char *server, const c
                                  "2000",
                                  NULL};
     rd_kafka_conf_set_log_cb(conf, no_log);
-    return client_set_pairs(conf, pairs);
+    return set_pairs(conf, pairs);
 }
 
 enum hf_err client_consumer(rd_kafka_conf_t *conf, const char *server, const char *client_id,
                             const char *const *pairs, const char *const *config, rd_kafka_t **out) {
     rd_kafka_t *rk = NULL;
-    enum hf_err e = client_set_common(conf, server, client_id);
-    if (!e) e = client_set_pairs(conf, pairs);
-    if (!e) e = client_set_pairs(conf, config);
+    enum hf_err e = set_common(conf, server, client_id);
+    if (!e) e = set_pairs(conf, pairs);
+    if (!e) e = set_pairs(conf, config);
     char why[256];
     if (!e && !(rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why)))
         e = client_error(HF_EINVAL, "%s: %s", client_id, why);
@@ -213,7 +210,7 @@ static enum hf_err fill_options(hf_client *c, const hf_client_options *given) {
 static enum hf_err set_number(rd_kafka_conf_t *conf, const char *name, int64_t value) {
     char text[24];
     snprintf(text, sizeof text, "%" PRId64, value);
-    return client_set(conf, name, text);
+    return set_one(conf, name, text);
 }
 
 static enum hf_err configure(hf_client *c, rd_kafka_conf_t *conf) {
@@ -225,13 +222,13 @@ static enum hf_err configure(hf_client *c, rd_kafka_conf_t *conf) {
                                 "topic.metadata.propagation.max.ms",
                                 "5000",
                                 NULL};
-    enum hf_err e = client_set_common(conf, c->server, o->client_id);
-    if (!e) e = client_set_pairs(conf, ours);
+    enum hf_err e = set_common(conf, c->server, o->client_id);
+    if (!e) e = set_pairs(conf, ours);
     if (!e) e = set_number(conf, "message.timeout.ms", o->timeout_ms);
     if (!e) e = set_number(conf, "queue.buffering.max.messages", o->queue_messages);
     if (!e) e = set_number(conf, "queue.buffering.max.kbytes", (o->queue_bytes + 1023) / 1024);
     if (!e) e = set_number(conf, "linger.ms", o->linger_ms);
-    if (!e) e = client_set_pairs(conf, o->config);
+    if (!e) e = set_pairs(conf, o->config);
     if (e) return e;
     rd_kafka_conf_set_dr_msg_cb(conf, on_report);
     return HF_OK;

@@ -23,15 +23,6 @@ enum hf_err client_err_of(rd_kafka_resp_err_t e);
 /* What to do about it: a clause for an error text, "" if there is nothing to say. */
 const char *client_advice(rd_kafka_resp_err_t e);
 
-/* Sets one librdkafka property; the text of HF_EINVAL names it. */
-HF_CHECK enum hf_err client_set(rd_kafka_conf_t *conf, const char *name, const char *value);
-
-/* Sets name, value, name, value, …, NULL; pairs may be NULL. */
-HF_CHECK enum hf_err client_set_pairs(rd_kafka_conf_t *conf, const char *const *pairs);
-
-/* What every handle of ours has: server, client id, no log on stderr, no Nagle delay. */
-HF_CHECK enum hf_err client_set_common(rd_kafka_conf_t *conf, const char *server, const char *client_id);
-
 /* The last header of that name; nothing if there is none. Lives as long as the message. */
 hf_str client_header(const rd_kafka_message_t *m, const char *name);
 
@@ -44,7 +35,6 @@ HF_CHECK enum hf_err client_consumer(rd_kafka_conf_t *conf, const char *server, 
 
 const char *client_server(const hf_client *c);
 const hf_client_options *client_options(const hf_client *c); /* defaults filled in; api may be NULL */
-rd_kafka_t *client_handle(hf_client *c);                     /* the producer */
 
 /* Copies caller's options over zeroes, by the caller's size; HF_EINVAL if the size is 0 or too large. */
 HF_CHECK enum hf_err client_take_options(void *to, size_t to_size, const void *from, const char *what);

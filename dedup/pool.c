@@ -100,9 +100,3 @@ void pool_drop(struct pool *p, void *connection) {
     }
     give_back(p, NULL);
 }
-
-void pool_check(struct pool *p) {
-    pthread_mutex_lock(&p->lock);
-    check_locked(p);
-    pthread_mutex_unlock(&p->lock);
-}

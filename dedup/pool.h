@@ -40,6 +40,4 @@ void pool_give(struct pool *p, void *connection);
  */
 void pool_drop(struct pool *p, void *connection);
 
-void pool_check(struct pool *p);
-
 #endif

@@ -55,27 +55,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-const char *group_result_name(enum group_result r) {
-    static const char *const names[] = {
-        [GROUP_OK] = "ok",
-        [GROUP_UNKNOWN_MEMBER] = "unknown member",
-        [GROUP_ILLEGAL_GENERATION] = "illegal generation",
-        [GROUP_REBALANCING] = "rebalancing",
-        [GROUP_FENCED_INSTANCE] = "fenced instance",
-        [GROUP_MEMBER_ID_REQUIRED] = "member id required",
-        [GROUP_INCONSISTENT_PROTOCOL] = "inconsistent protocol",
-        [GROUP_INVALID_ID] = "invalid id",
-        [GROUP_INVALID_SESSION_TIMEOUT] = "invalid session timeout",
-        [GROUP_FULL] = "full",
-        [GROUP_NOT_FOUND] = "not found",
-        [GROUP_NOT_EMPTY] = "not empty",
-        [GROUP_METADATA_TOO_LARGE] = "metadata too large",
-        [GROUP_UNAVAILABLE] = "unavailable",
-        [GROUP_LIMIT] = "limit",
-    };
-    return (size_t)r < sizeof names / sizeof names[0] ? names[r] : "?";
-}
-
 const char *group_state_name(enum group_state s) {
     static const char *const names[] = {[GROUP_EMPTY] = "Empty",
                                         [GROUP_PREPARING] = "PreparingRebalance",

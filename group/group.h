@@ -44,8 +44,6 @@ enum group_result {
 
 enum { GROUP_COMMIT_MAX = 100000 }; /* offsets of one commit */
 
-const char *group_result_name(enum group_result r);
-
 struct groups_options {
     uint64_t (*random)(void *arg); /* for member ids; required */
     void *random_arg;

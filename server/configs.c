@@ -19,7 +19,7 @@ enum { CONFIGS_MAX = 1000 /* resources, or settings of one, in a request */ };
 
 /* ---- one setting ---- */
 
-int16_t server_setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum log_setting *which,
+static int16_t setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum log_setting *which,
                             hf_str *why) {
     if (log_setting_find(name, which)) {
         *why = hf_arena_printf(a, "there is no setting \"%.*s\" of topics", (int)name.n, name.p);
@@ -33,7 +33,7 @@ int16_t server_setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum 
 int16_t server_setting_take(struct hf_arena *a, hf_str topic, hf_str name, hf_str value,
                             struct log_settings *to, hf_str *why) {
     enum log_setting which;
-    int16_t error = server_setting_name(a, topic, name, &which, why);
+    int16_t error = setting_name(a, topic, name, &which, why);
     if (error) return error;
     int64_t n;
     if (!value.p || log_setting_parse(which, value, &n)) {
@@ -198,7 +198,7 @@ static bool set_one(struct changing *c, hf_str name, hf_str value) {
 static bool drop_one(struct changing *c, hf_str name) {
     hf_str why = {NULL, 0};
     enum log_setting which;
-    int16_t error = server_setting_name(&c->rq->arena, c->out->resource_name, name, &which, &why);
+    int16_t error = setting_name(&c->rq->arena, c->out->resource_name, name, &which, &why);
     if (error) return refuse(c, error, why);
     log_settings_drop(&c->settings, which);
     return true;

@@ -24,7 +24,6 @@
 #include "server_internal.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <uthash.h>
 #include <utlist.h>

@@ -9,7 +9,6 @@
 #include "groups_internal.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 

@@ -124,8 +124,6 @@ HF_CHECK enum hf_err server_settings_of_topics(const struct server_settings *s, 
 
 /* A setting that a client tells to a topic: into `to`, or a Kafka error and *why in the arena, which names
  * setting, value and what is allowed. */
-int16_t server_setting_name(struct hf_arena *a, hf_str topic, hf_str name, enum log_setting *which,
-                            hf_str *why);
 int16_t server_setting_take(struct hf_arena *a, hf_str topic, hf_str name, hf_str value,
                             struct log_settings *to, hf_str *why);
 

@@ -48,7 +48,7 @@ struct engine_put *flight_put(struct flight *f) {
     return &f->puts[f->put_count++];
 }
 
-struct engine_low_water *flight_low(struct flight *f) {
+static struct engine_low_water *flight_low(struct flight *f) {
     void *list = grown(f, f->lows, f->low_count, &f->low_room, sizeof *f->lows);
     if (!list) return NULL;
     f->lows = list;

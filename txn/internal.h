@@ -298,7 +298,6 @@ void flush_close(struct txn *t);
 /* While a commit is put together. NULL and f->e: no memory. */
 struct engine_out *flight_out(struct flight *f);
 struct engine_put *flight_put(struct flight *f);
-struct engine_low_water *flight_low(struct flight *f);
 /* x is finished when the commit is durable. */
 void flight_ends(struct flight *f, struct live *x);
 bool flight_room(const struct flight *f, size_t outs, size_t bytes);

@@ -188,7 +188,8 @@ static void take_ended(hf_worker *w) {
 
 /* ---- a turn ---- */
 
-void worker_step(hf_worker *w) {
+/* One turn without fetching: what ended, what is due, what may start, what to commit. */
+static void step(hf_worker *w) {
     take_ended(w);
     int64_t now_ms = worker_mono_ms();
     if (w->moves) retry_moves(w, now_ms);
@@ -208,7 +209,8 @@ void worker_wake(hf_worker *w) {
     if (write(w->wake_fd, &one, sizeof one) < 0) return; /* full: it is awake anyway */
 }
 
-void worker_sleep(hf_worker *w, int64_t most_ms) {
+/* Waits for an event, at most so long. */
+static void sleep_until_woken(hf_worker *w, int64_t most_ms) {
     int64_t now_ms = worker_mono_ms(), due = core_next(w->core);
     if (due - now_ms < most_ms) most_ms = due - now_ms;
     if (w->moves && most_ms > MOVE_RETRY_MS / 4) most_ms = MOVE_RETRY_MS / 4;
@@ -235,8 +237,8 @@ static int32_t running_of(const struct given_up *g) {
 
 static void wait_for(hf_worker *w, const struct given_up *g, int64_t until_ms) {
     for (int64_t left; running_of(g) > 0 && (left = until_ms - worker_mono_ms()) > 0;) {
-        worker_sleep(w, left < 100 ? left : 100);
-        worker_step(w);
+        sleep_until_woken(w, left < 100 ? left : 100);
+        step(w);
     }
 }
 
@@ -291,9 +293,9 @@ enum hf_err hf_worker_run(hf_worker *w) {
     w->ran = true;
     while (!atomic_load(&w->stopping) && !w->failed) {
         bool more = consumer_poll(w);
-        worker_step(w);
+        step(w);
         consumer_throttle(w);
-        worker_sleep(w, more ? 0 : SLEEP_MOST_MS);
+        sleep_until_woken(w, more ? 0 : SLEEP_MOST_MS);
     }
     atomic_store(&w->stopping, true);
     worker_give_up(w, NULL, false);

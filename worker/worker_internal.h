@@ -91,10 +91,6 @@ void consumer_commit(hf_worker *w, bool wait); /* what has changed */
 void consumer_close(hf_worker *w);
 
 /* ---- run_io.c ---- */
-/* One turn without fetching: what ended, what is due, what may start, what to commit. */
-void worker_step(hf_worker *w);
-/* Waits for an event, at most so long. */
-void worker_sleep(hf_worker *w, int64_t most_ms);
 /* Gives up partitions (NULL: all) in the way of a rebalance or a stop: drains up to the limit (none if lost),
  * commits, forgets. */
 void worker_give_up(hf_worker *w, const rd_kafka_topic_partition_list_t *list, bool lost);

@@ -96,13 +96,15 @@ static hf_verdict handle(hf_delivery *d, void *arg) {
             write_row(d, "INSERT INTO effect (id, key) VALUES ($1, $2)", value, hf_delivery_key(d).p);
         return v == HF_DONE && chance == 1 ? hf_retry_in(d, 30) : v;
     }
-    if (strcmp(kind, "state") == 0)
+    char text[128];
+    if (strcmp(kind, "state") == 0) {
+        (void)snprintf(text, sizeof text, "%lld", (long long)hf_delivery_version(d));
         return write_row(d,
                          "INSERT INTO state AS t (version, key) VALUES (CAST($1 AS INTEGER), $2) ON CONFLICT "
                          "(key) DO UPDATE "
                          "SET version = excluded.version WHERE t.version < excluded.version",
-                         value, hf_delivery_key(d).p);
-    char text[128];
+                         text, hf_delivery_key(d).p);
+    }
     (void)snprintf(text, sizeof text, "%s %d %llu %s\n", value, hf_delivery_attempt(d),
                    (unsigned long long)hf_delivery_fence(d), hf_delivery_topic(d));
     line(text);
