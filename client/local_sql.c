@@ -90,7 +90,11 @@ static int postgres_run(PGconn *db, const char *sql, const char *id, int *value)
     return answer;
 }
 
+/* Looks first: to create what exists is told as a notice each time, and within a transaction asks for a lock. */
 static bool postgres_table(PGconn *db) {
+    int there = -1;
+    if (postgres_run(db, "SELECT to_regclass($1) IS NOT NULL", "holdfast_local", &there)) return false;
+    if (there == 1) return true;
     PGresult *r = PQexec(db, table);
     bool ok = PQresultStatus(r) == PGRES_COMMAND_OK;
     PQclear(r);
@@ -117,7 +121,7 @@ hf_decision hf_decide_postgres(struct pg_conn *db, const char *insert_void, cons
 
 enum hf_err hf_mark_postgres(struct pg_conn *db, const char *id) {
     int value = -1;
-    int r = postgres_run(db, postgres_mark, id, &value);
+    int r = postgres_table(db) ? postgres_run(db, postgres_mark, id, &value) : -1;
     if (r == 0) return HF_OK;
     if (r > 0)
         return client_error(HF_EDECIDED,
