@@ -314,3 +314,8 @@ bool hf_header_is_control(hf_str name) {
     const struct field *f = field_of(name);
     return f && f->control;
 }
+
+bool hf_header_is_of_rejection(hf_str name) {
+    return hf_str_is(name, HF_HDR_REASON) || hf_str_is(name, HF_HDR_ORIGIN) || hf_str_is(name, HF_HDR_DUE) ||
+           hf_str_is(name, HF_HDR_CREATED_AT) || hf_header_is_control(name);
+}

@@ -79,4 +79,8 @@ HF_CHECK enum hf_err hf_control_txn(hf_str key, const struct hf_header *headers,
  * hf-version and headers that are not ours stay.) */
 bool hf_header_is_control(hf_str name);
 
+/* Of a message in holdfast.rejected: is this one a header that a replay takes off? What it was rejected for,
+ * where it was to go and when, and the control headers. */
+bool hf_header_is_of_rejection(hf_str name);
+
 #endif

@@ -4,6 +4,8 @@
 
 #include "bytes.h"
 
+#include <inttypes.h>
+
 /* Headers that a producer sets. */
 #define HF_HDR_TOPIC       "hf-topic"
 #define HF_HDR_DUE         "hf-due"
@@ -49,6 +51,10 @@
 #define HF_TOPIC_CHECK    "holdfast.check." /* + group */
 #define HF_TOPIC_RETRY    "retry."          /* + group */
 #define HF_TOPIC_DLQ      "dlq."            /* + group */
+
+/* The name under which a rejected message is scheduled again: partition, offset, time. As it is one name for
+ * command line and HTTP, it goes once whoever asks. */
+#define HF_REJECTED_ID "rejected/%" PRId32 "/%" PRId64 "@%" PRId64
 
 enum { HF_TOPIC_NAME_MAX = 249 };
 

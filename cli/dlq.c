@@ -282,20 +282,14 @@ static bool stays_behind(hf_str name) {
     return hf_header_is_control(name);
 }
 
-/* Of a rejected message; hf-origin says where it was to go, and was added last. */
-static bool stays_in_rejected(hf_str name) {
-    return hf_str_is(name, HF_HDR_REASON) || hf_str_is(name, HF_HDR_ORIGIN) || hf_str_is(name, HF_HDR_DUE) ||
-           hf_str_is(name, HF_HDR_CREATED_AT) || hf_header_is_control(name);
-}
-
 /* The first headers of a record that goes back where it was to go. */
 static enum hf_err begin_rejected(const rd_kafka_message_t *m, struct replay *r, hf_str to) {
     if (to.n == 0)
         return client_error(HF_EINVAL,
                             "%" PRId32 "/%" PRId64 " was no schedule: it names no destination; drop it",
                             m->partition, m->offset);
-    (void)snprintf(r->name, sizeof r->name, "rejected/%" PRId32 "/%" PRId64 "@%" PRId64, m->partition,
-                   m->offset, rd_kafka_message_timestamp(m, NULL));
+    (void)snprintf(r->name, sizeof r->name, HF_REJECTED_ID, m->partition, m->offset,
+                   rd_kafka_message_timestamp(m, NULL));
     hf_str partition = client_header(m, HF_HDR_PARTITION);
     add(r, HF_HDR_TOPIC, to);
     add(r, HF_HDR_DELAY, HF_STR("0"));
@@ -340,7 +334,8 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
         size_t size;
         if (rd_kafka_header_get_all(h, i, &name, &p, &size)) break;
         hf_str key = hf_str_of(name);
-        if (!(rejected ? stays_in_rejected(key) : stays_behind(key))) add(r, name, hf_str_make(p, size));
+        if (!(rejected ? hf_header_is_of_rejection(key) : stays_behind(key)))
+            add(r, name, hf_str_make(p, size));
     }
     return HF_OK;
 }

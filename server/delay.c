@@ -11,7 +11,8 @@
  *                                       yet, 404 an ordinary schedule, or forgotten
  *     GET    /v1/schedule-next?cron=EXPRESSION&tz=ZONE    its next five times, or 400 and what is wrong where
  *     GET    /v1/schedule-stats
- *     POST   /v1/schedule-clock         the wall clock is right although it leapt */
+ *     POST   /v1/schedule-clock         the wall clock is right although it leapt
+ *     POST   /v1/rejected/PARTITION/OFFSET    what lies there goes to its destination again (delay_replay.c) */
 #include "delay_internal.h"
 
 #include "base/control.h"
@@ -122,6 +123,7 @@ static int64_t part_step(void *state, int64_t now_ms) {
     delay_limits_step(d);
     if (d->changes) delay_answer_changes(d, mono_ms);
     if (d->bulks) delay_answer_bulks(d, mono_ms);
+    if (d->replays) delay_answer_replays(d, mono_ms);
     return now_ms + wait_ms;
 }
 
@@ -131,7 +133,8 @@ static void part_close(void *state) {
     struct delay *d = state;
     struct server *s = d->server;
     struct pollfd fd = {.fd = env_poll_fd(s->env), .events = POLLIN};
-    while (!(schedule_idle(d->schedule) && !delay_is_appending(d) && !delay_bulk_is_appending(d)) &&
+    while ((!schedule_idle(d->schedule) || delay_is_appending(d) || delay_bulk_is_appending(d) ||
+            delay_replay_is_appending(d)) &&
            !log_failed(s->log)) {
         (void)log_step(s->log);
         (void)poll(&fd, 1, TURN_MS);
@@ -140,6 +143,7 @@ static void part_close(void *state) {
     schedule_close(d->schedule);
     delay_forget_changes(d);
     delay_forget_bulks(d);
+    delay_forget_replays(d);
     delay_limits_fini(d);
     free(d);
 }
@@ -156,6 +160,7 @@ static const struct server_route routes[] = {
     {"GET", "/v1/schedule/*", delay_on_show},
     {"DELETE", "/v1/schedule/*", delay_on_cancel},
     {"POST", "/v1/schedule/*", delay_on_move},
+    {"POST", "/v1/rejected/*", delay_on_replay},
 };
 
 const struct server_part server_delay = {.name = "schedule",

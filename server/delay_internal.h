@@ -12,6 +12,7 @@ enum { DELAY_EVENTS = SCHEDULE_DAMAGED + 1, DELAY_WHY_BYTES = SCHEDULE_CRON_ERRO
 
 struct change;
 struct bulk;
+struct replay;
 struct batch_builder;
 
 /* When a moved message is to be due. */
@@ -36,6 +37,8 @@ struct delay {
     size_t change_count;
     struct bulk *bulks; /* delay_bulk.c */
     size_t bulk_count;
+    struct replay *replays; /* delay_replay.c */
+    size_t replay_count;
     struct delay_limits limits;
     int64_t told_ms[DELAY_EVENTS]; /* when such a line was last logged */
     uint64_t events[DELAY_EVENTS];
@@ -88,6 +91,13 @@ void delay_on_bulk_move(void *state, struct broker_http *rq);
 void delay_answer_bulks(struct delay *d, int64_t mono_ms);
 bool delay_bulk_is_appending(const struct delay *d);
 void delay_forget_bulks(struct delay *d);
+
+/* ---- what was rejected (delay_replay.c) ---- */
+
+void delay_on_replay(void *state, struct broker_http *rq);
+void delay_answer_replays(struct delay *d, int64_t mono_ms);
+bool delay_replay_is_appending(const struct delay *d);
+void delay_forget_replays(struct delay *d);
 
 /* ---- changing (delay_change.c) ---- */
 

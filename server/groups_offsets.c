@@ -207,3 +207,30 @@ void on_offset_fetch(void *state, struct broker_request *rq) {
     else
         server_no_memory(rq);
 }
+
+/* ---- from inside ---- */
+
+bool server_offset_get(struct server *s, hf_str group, hf_str topic, int32_t partition, int64_t *offset,
+                       hf_str *metadata) {
+    struct groups_part *p = server_state(s, &server_groups);
+    struct group_offset o;
+    if (!p || !group_offset_get(p->groups, group, topic, partition, &o)) return false;
+    *offset = clamp(s, &o);
+    *metadata = o.metadata;
+    return true;
+}
+
+static void nobody_waits(void *arg, enum group_result all, const enum group_result *results) {
+    (void)arg, (void)all, (void)results;
+}
+
+void server_offset_put(struct server *s, hf_str group, hf_str topic, int32_t partition, int64_t offset,
+                       hf_str metadata) {
+    struct groups_part *p = server_state(s, &server_groups);
+    if (!p) return;
+    const struct group_offset o = {
+        .topic = topic, .partition = partition, .offset = offset, .leader_epoch = -1, .metadata = metadata};
+    const struct group_commit r = {
+        .who = {.group = group, .member_id = HF_STR(""), .generation = -1}, .offsets = &o, .offset_count = 1};
+    group_commit(p->groups, groups_now_ms(p), &r, nobody_waits, NULL);
+}

@@ -118,6 +118,13 @@ HF_CHECK enum hf_err server_auto_create(struct server *s, hf_str topic, log_done
 void server_offset_keys(struct server *s, hf_str topic, void (*fn)(void *arg, hf_str key), void *arg);
 void server_offsets_deleted(struct server *s, hf_str topic);
 
+/* What a group has committed of a partition; false: nothing. The metadata stays until the next call. */
+bool server_offset_get(struct server *s, hf_str group, hf_str topic, int32_t partition, int64_t *offset,
+                       hf_str *metadata);
+/* Commits for a group that has no members; nobody hears how it ends. */
+void server_offset_put(struct server *s, hf_str group, hf_str topic, int32_t partition, int64_t offset,
+                       hf_str metadata);
+
 /* What --retention.ms and so on say. HF_EINVAL: *wrong is the setting whose text cannot be read. */
 HF_CHECK enum hf_err server_settings_of_topics(const struct server_settings *s, struct log_settings *out,
                                                enum log_setting *wrong);

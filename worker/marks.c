@@ -65,13 +65,18 @@ static void skip_to(struct marks_writer *w, int64_t offset) {
     w->at = offset;
 }
 
+void marks_add_run(struct marks_writer *w, int64_t from, int64_t n) {
+    skip_to(w, from);
+    w->at += n;
+    w->run += n;
+}
+
 void marks_add(struct marks_writer *w, int64_t offset, int32_t attempts, int64_t first_failed_s) {
-    skip_to(w, offset);
     if (attempts <= 0) {
-        w->at++;
-        w->run++;
+        marks_add_run(w, offset, 1);
         return;
     }
+    skip_to(w, offset);
     flush_run(w);
     w->at = offset + 1;
     int64_t since = first_failed_s > EPOCH_2020_S ? first_failed_s - EPOCH_2020_S : 0;

@@ -34,6 +34,9 @@ void marks_begin(struct marks_writer *w, int64_t position);
 /* attempts 0: not tried. first_failed_s: seconds since the epoch; 0 if attempts is 0. */
 void marks_add(struct marks_writer *w, int64_t offset, int32_t attempts, int64_t first_failed_s);
 
+/* n untried offsets in a row. */
+void marks_add_run(struct marks_writer *w, int64_t from, int64_t n);
+
 /* text gets a zero-terminated string, "" if there is nothing to tell. false: what lies highest did not fit
  * and is left out; a new owner will run it again. */
 bool marks_end(struct marks_writer *w, int64_t next, char text[MARKS_TEXT_SIZE]);

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
@@ -176,6 +178,49 @@ def what_cannot_be_delivered_is_rejected_and_replayed():
     check("dropped", command("rejected", "drop", "--all").strip() == "drop 1" and command("rejected", "list") == "")
 
 
+def replay(place):
+    """Status and body of POST /v1/rejected/PLACE."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{server.http}/v1/rejected/{place}", method="POST"),
+                                    timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as e:
+        with e:
+            return e.code, json.load(e)
+
+
+def what_was_rejected_is_replayed_over_http():
+    command("topic", "create", "lost", "--partitions", "3")
+    for i in range(3):
+        end_of(kcat("holdfast.delay", [f"k:value {i}"], "hf-topic=lost", "hf-delay=2h", f"hf-id=m{i}", f"hf-partition={i}"))
+    command("topic", "delete", "lost")
+    for i in range(3):
+        command("schedule", "move", "lost", f"m{i}", "--delay", "1ms")
+    rejected = lambda: [r for r in map(json.loads, command("rejected", "list", "--json").splitlines())
+                        if dict(r["headers"])["hf-origin"] == "lost"]
+    rows = until(lambda: len(rejected()) == 3 and rejected(), "all are rejected")
+    first, second, third = (f"{r['partition']}/{r['offset']}" for r in rows)
+    status, answer = replay(second)
+    check(f"still gone: {answer}", status == 409 and "may not be created" in answer["error"])
+    command("topic", "create", "lost", "--partitions", "2")
+    check("replayed", replay(second) == (200, {"outcome": "replayed"}))
+    arrived, = until(lambda: messages("lost"), "it arrives")
+    check(f"as it was sent: {arrived}", arrived["value"] == "value 1" and arrived["key"] == "k" and arrived["partition"] == 1 and
+          arrived["message_id"] == rows[1]["message_id"] and "hf-reason" not in dict(arrived["headers"]))
+    check("once", replay(second) == (409, {"outcome": "already settled"}))
+    until(lambda: [r["offset"] for r in rejected()] == [rows[0]["offset"], rows[2]["offset"]], "it is listed no more")
+    check("dropped", command("rejected", "drop", first).strip() == "drop 1")
+    check("what was dropped does not go", replay(first) == (409, {"outcome": "already settled"}))
+    status, answer = replay(third)
+    check(f"its partition is gone: {answer}", status == 409 and "no such partition" in answer["error"])
+    check("unknown", replay("0/999999") == replay("7/0") == (404, {"outcome": "unknown"}))
+    check("no place", replay("0")[0] == replay("0/x")[0] == replay("-1/0")[0] == replay("99999999999/0")[0] == 400)
+    server.stop(signal.SIGKILL)
+    server.start()
+    check("once, also after a crash", replay(second) == (409, {"outcome": "already settled"}) and len(messages("lost")) == 1)
+    check("the rest", command("rejected", "drop", "--all").strip() == "drop 1")
+
+
 def on_disk():
     """Bytes of the data folder's files, as far as they are allocated."""
     total = 0
@@ -233,6 +278,7 @@ def main():
         server.start()
         try:
             for test in (a_full_destination_tells_its_producers_to_come_again, what_cannot_be_delivered_is_rejected_and_replayed,
+                         what_was_rejected_is_replayed_over_http,
                          numbers_are_for_everyone_to_read, cancelled_messages_free_their_space):
                 test()
                 print(f"ok {test.__name__}", flush=True)
