@@ -12,11 +12,13 @@
  *     rebuilt file=...     what a server makes again at its next start: nothing is lost
  *
  * --salvage cuts what is damaged out of the partitions, so that the rest is served again (store/log/salvage.c), and
- * says what is gone for good:
+ * says what is gone:
  *
  *     lost topic=orders partition=0 from=71 to=74      offsets 71, 72 and 73
+ *     given_up what="run/0000000000000007" because="..."
  *
- * A folder with which a server does not start is not salvaged: exit status 1.
+ * A folder with which a server does not start is first brought to one with which it does (store/log/rescue.c); what
+ * it could not rely on is given up. Of all that is changed or left out a copy stays in DIR/salvaged/<n>.
  *
  * --adopt copies what a Kafka broker left in FOLDER, which is named <topic>-<partition>, into the store as a topic
  * that is not there yet, at the same offsets; given again for each partition. FOLDER is only read, a store is made in
@@ -42,7 +44,8 @@ struct verify_command {
     const char *folders[FOLDERS_MAX]; /* --adopt */
     size_t folder_count;
     bool salvage;
-    uint64_t damaged, rebuilt, lost;
+    uint64_t damaged, rebuilt, lost, given_up;
+    bool silent; /* damage is not printed */
 };
 
 static const struct hf_option rows[] = {
@@ -59,6 +62,7 @@ static void print_damage(void *arg, const struct log_damage *d) {
         c->rebuilt++;
     else
         c->damaged++;
+    if (c->silent) return;
     (void)printf("%s file=%s byte=%" PRIu64, d->rebuilt ? "rebuilt" : "damaged", d->file, d->byte);
     if (d->offset >= 0) (void)printf(" offset=%" PRId64, d->offset);
     (void)printf(" what=\"%s\"\n", d->what);
@@ -82,11 +86,21 @@ static enum hf_err look(struct verify_command *c, struct hf_env *env) {
     return e;
 }
 
+/* One of these files is there, whatever became of the others. */
 static bool is_store(struct hf_env *env) {
-    struct hf_file *f;
-    enum hf_err e = env_open(env, "superblock-0", ENV_READ, &f);
-    if (!e) env_close(f);
-    return !e;
+    static const char *const files[] = {"superblock-0", "superblock-1", "snapshot-0", "snapshot-1",
+                                        "topics/__holdfast_state-0/partition.metadata"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct hf_file *f;
+        if (env_open(env, files[i], ENV_READ, &f)) continue;
+        env_close(f);
+        return true;
+    }
+    return false;
+}
+
+static int no_store(const struct verify_command *c) {
+    return cli_usage("verify", "%s is no data folder: it has neither superblocks nor snapshots", c->data);
 }
 
 static int verify(struct verify_command *c) {
@@ -96,14 +110,15 @@ static int verify(struct verify_command *c) {
     enum hf_err e = env_posix_open(&(struct env_posix_options){.root = c->data}, &disk);
     if (!e && !is_store(disk)) {
         hf_env_close(disk);
-        return cli_usage("verify", "%s is no data folder: it has no superblock-0", c->data);
+        return no_store(c);
     }
     if (!e) e = env_overlay_open(disk, &copy);
     if (!e) e = look(c, copy);
     hf_env_close(copy);
     hf_env_close(disk);
     if (e == HF_ECORRUPT && c->damaged > 0)
-        (void)printf("refused: a server does not start with this\n");
+        (void)printf("refused: a server does not start with this. holdfast verify --salvage gives up what is "
+                     "damaged, keeps a copy of it, and says what is lost by it\n");
     else if (e)
         return cli_fail("verify", e);
     return c->damaged + c->rebuilt > 0 ? CLI_FAILED : CLI_DONE;
@@ -118,24 +133,53 @@ static void print_lost(void *arg, const struct log_lost *x) {
                  x->from, x->to);
 }
 
+static void print_given_up(void *arg, const char *file, const char *what) {
+    struct verify_command *c = arg;
+    c->given_up++;
+    (void)printf("given_up what=\"%s\" because=\"%s\"\n", file, what);
+}
+
+/* Whether a start would be refused for damage: tried on a copy in memory. */
+static enum hf_err is_refused(struct verify_command *c, bool *refused) {
+    struct hf_env *disk = NULL, *copy = NULL; /* with a lock of its own */
+    struct log_options o = {
+        .journal_file_bytes = 1 << 20, .scrub_interval_ms = -1, .damaged = print_damage, .damaged_arg = c};
+    struct log *l;
+    enum hf_err e = env_posix_open(&(struct env_posix_options){.root = c->data}, &disk);
+    if (!e) e = env_overlay_open(disk, &copy);
+    c->silent = true;
+    if (!e) e = log_open(copy, &o, &l);
+    c->silent = false;
+    if (!e) log_abandon(l);
+    hf_env_close(copy);
+    hf_env_close(disk);
+    *refused = e == HF_ECORRUPT;
+    return *refused ? HF_OK : e;
+}
+
 static int salvage(struct verify_command *c) {
     struct hf_env *env;
     struct stat st;
     struct log *l = NULL;
     struct log_options o = {.scrub_interval_ms = -1, .damaged = print_damage, .damaged_arg = c};
+    struct log_rescue rescue = {.lost = print_lost, .gave_up = print_given_up, .arg = c};
+    bool refused = false;
     if (stat(c->data, &st)) return cli_usage("verify", "%s is no folder", c->data);
     enum hf_err e = env_posix_open(&(struct env_posix_options){.root = c->data}, &env), closed = HF_OK;
     if (e) return cli_fail("verify", e);
-    if (!is_store(env)) {
-        hf_env_close(env);
-        return cli_usage("verify", "%s is no data folder: it has no superblock-0", c->data);
-    }
+    bool store = is_store(env);
+    hf_env_close(env);
+    if (!store) return no_store(c);
+    e = is_refused(c, &refused);
+    if (!e) e = env_posix_open(&(struct env_posix_options){.root = c->data}, &env);
+    if (e) return cli_fail("verify", e);
+    if (refused) o.rescue = &rescue;
     e = log_open(env, &o, &l);
-    if (!e) e = log_salvage(l, print_lost, c);
+    if (!e) e = log_salvage(l, &rescue);
     if (l) closed = log_close(l);
     hf_env_close(env);
     if (!e) e = closed;
-    (void)printf("salvaged lost=%" PRIu64 "\n", c->lost);
+    (void)printf("salvaged lost=%" PRIu64 " given_up=%" PRIu64 "\n", c->lost, c->given_up);
     return e ? cli_fail("verify", e) : CLI_DONE;
 }
 

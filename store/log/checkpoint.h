@@ -57,6 +57,7 @@ struct facts {
     hf_str epochs, producers; /* undecoded */
 };
 HF_CHECK enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_buf *out);
+HF_CHECK enum hf_err snapshot_rescue(struct log *l, struct superblock *sb, struct hf_buf *out);
 HF_CHECK enum hf_err snapshot_look_at_spare(struct log *l, const struct superblock *newest);
 HF_CHECK enum hf_err snapshot_each(struct log *l, const struct hf_buf *snapshot,
                                    enum hf_err (*fn)(struct log *l, const struct facts *f));
@@ -76,6 +77,19 @@ HF_CHECK enum hf_err meta_read(struct log *l); /* HF_ENOTFOUND: a new store */
 HF_CHECK enum hf_err meta_write(struct log *l);
 
 /* recovery.c */
+
+/* Segment files newer than the checkpoint, ascending: where the recovered end meets the base of one, writing
+ * had gone on there. */
+struct tail {
+    int64_t *base;
+    size_t count, at, cap;
+    bool strays;                    /* files of swaps are there, begun or not ended */
+    const struct segment *reserved; /* whose room up to the file's size is there */
+    int64_t floor;                  /* rescue: the end was here once, */
+    bool exact;                     /* and is */
+    uint8_t *rest;                  /* rescue: bytes behind a break, cut from their segment */
+    size_t rest_n, rest_at;
+};
 HF_CHECK enum hf_err recovery_run(struct log *l);
 
 #endif

@@ -13,8 +13,9 @@
 
 enum { METADATA_MAX = 128 };
 
+static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
 void base64url(const uint8_t b[16], char out[24]) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     size_t n = 0;
     for (int i = 0; i < 16; i += 3) {
         uint32_t v = (uint32_t)b[i] << 16;
@@ -64,6 +65,37 @@ static enum hf_err differs_at(struct log *l, const char *path, hf_str want, uint
     return e;
 }
 
+static bool from_base64url(hf_str text, uint8_t out[16]) {
+    uint32_t bits = 0;
+    int have = 0, n = 0;
+    for (size_t i = 0; i < text.n; i++) {
+        const char *d = text.p[i] ? strchr(digits, text.p[i]) : NULL;
+        if (!d) return false;
+        bits = bits << 6 | (uint32_t)(d - digits);
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        out[n++] = (uint8_t)(bits >> have);
+    }
+    return text.n == 22;
+}
+
+/* HF_ECORRUPT: not of the form that is written. */
+enum hf_err topic_metadata_read(struct log *l, hf_str name, int32_t number, struct log_uuid *id) {
+    static const char head[] = "version: 0\ntopic_id: ";
+    char path[LOG_PATH], text[METADATA_MAX];
+    struct hf_file *f;
+    size_t n = 0;
+    snprintf(path, sizeof path, "topics/%.*s-%d/partition.metadata", (int)name.n, name.p, number);
+    enum hf_err e = env_open(l->env, path, ENV_READ, &f);
+    if (e) return e;
+    e = env_read(f, 0, text, sizeof text, &n);
+    env_close(f);
+    if (e) return e;
+    bool whole = n == sizeof head - 1 + 22 + 1 && memcmp(text, head, sizeof head - 1) == 0;
+    return whole && from_base64url(hf_str_make(text + sizeof head - 1, 22), id->b) ? HF_OK : HF_ECORRUPT;
+}
+
 /* Whether partition.metadata is this topic's; told if not. */
 enum hf_err topic_folder_is(struct log_partition *p, bool *is) {
     char path[LOG_PATH], want[METADATA_MAX];
@@ -79,6 +111,21 @@ enum hf_err topic_folder_is(struct log_partition *p, bool *is) {
                                                  .offset = -1,
                                                  .what = "the file is missing, or another topic's"});
     return HF_OK;
+}
+
+/* Written again: a sync of its folder is to follow. */
+enum hf_err topic_metadata_write(struct log_partition *p) {
+    char path[LOG_PATH], text[METADATA_MAX];
+    struct hf_file *f;
+    metadata_path(p, path);
+    int n = metadata_text(p->topic, text);
+    enum hf_err e = env_open(p->log->env, path, ENV_CREATE, &f);
+    if (e) return e;
+    e = env_truncate(f, 0);
+    if (!e) e = env_write(f, 0, text, (size_t)n);
+    if (!e) e = env_sync_wait(p->log->env, f, NULL);
+    env_close(f);
+    return e;
 }
 
 /* An empty folder with its metadata and first segment. The metadata's file stays open to be synced. */

@@ -95,6 +95,7 @@ struct replay {
     uint32_t chain;
     uint64_t incarnation;
     uint64_t end; /* out: LSN behind the last whole group */
+    bool tell;    /* rescue: of breaks in the chain */
     enum hf_err (*entry)(void *arg, const struct replay_entry *e);
     void *arg;
 };

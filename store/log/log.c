@@ -201,6 +201,8 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
     l->trusted_delta_ms = INT64_MIN;
     l->opening = "reading the options";
     l->journal.log = l->checkpoint.log = l->compaction.log = l;
+    l->rescue.to = options->rescue;
+    l->rescue.on = options->rescue != NULL;
     l->free_checked_us = INT64_MIN / 2;
     enum hf_err e = settle_options(l, options);
     if (!e) e = start(l);
@@ -311,6 +313,7 @@ void log_abandon(struct log *l) {
     scrub_forget(l);
     compaction_forget(l);
     alterations_forget(l);
+    rescue_forget(l);
     psync_forget(l);
     if (l->checkpoint.file) env_close(l->checkpoint.file);
     if (l->checkpoint.phase != CHECKPOINT_IDLE) hf_buf_fini(&l->checkpoint.snapshot);

@@ -35,6 +35,22 @@ struct log_damage {
     bool rebuilt;     /* nothing is lost: the file was made again from others */
 };
 
+/* Offsets [from, to) of a partition are gone; some of them may have been left out before. */
+struct log_lost {
+    const char *topic;
+    int32_t partition;
+    int64_t from, to;
+};
+typedef void log_lost_fn(void *arg, const struct log_lost *x);
+
+/* How a start that must be refused goes on all the same (store/log/rescue.c). What is given up is told; what is
+ * changed or left out was copied to `salvaged/` before. */
+struct log_rescue {
+    log_lost_fn *lost;
+    void (*gave_up)(void *arg, const char *file, const char *what); /* below DATA, or a key of the state */
+    void *arg;
+};
+
 struct log_options {
     int32_t default_partitions;   /* num.partitions; 1 */
     uint64_t segment_bytes;       /* segment.bytes; 256 MiB */
@@ -54,6 +70,9 @@ struct log_options {
     uint64_t scrub_bytes_s;     /* how fast it reads; 8 MiB/s */
     void (*damaged)(void *arg, const struct log_damage *d); /* told of each damage instead of a log line */
     void *damaged_arg;
+    const struct log_rescue
+        *rescue; /* for a folder that log_open refuses, if an operator says so; log_salvage
+                                        is to follow. NULL: it is refused */
 };
 
 /* Zero fields mean defaults. Reads DATA (the env's root), recovers, syncs what recovery kept. HF_ECORRUPT:
@@ -223,18 +242,10 @@ HF_CHECK enum hf_err log_scrub(struct log *l);
 
 /* ---- what is damaged is given up ---- */
 
-/* Offsets [from, to) of a partition are gone; some of them may have been left out before. */
-struct log_lost {
-    const char *topic;
-    int32_t partition;
-    int64_t from, to;
-};
-typedef void log_lost_fn(void *arg, const struct log_lost *x);
-
-/* Cuts out of every partition what is damaged, durable or not, and tells what is lost by it. For tools: it
+/* Cuts out of every partition what is damaged, durable or not, drops runs that are, and tells what is lost by it. For tools: it
  * blocks, of a log that was just opened; stop it cleanly afterwards. Fails where it could not go on: what was told
  * until then is lost, all else is as it was. */
-HF_CHECK enum hf_err log_salvage(struct log *l, log_lost_fn *lost, void *arg);
+HF_CHECK enum hf_err log_salvage(struct log *l, const struct log_rescue *to);
 
 /* ---- a partition from elsewhere ---- */
 

@@ -10,6 +10,7 @@
  *     log.c         open, step, close                       adopt.c       a partition that Kafka wrote comes in
  *     append.c      one batch comes in                      salvage.c     what is damaged is cut out, if an
  *     log_engine.c  engine.h over all this                                operator says so
+ *     rescue.h      a start that would be refused, if an operator says so
  *
  * Everything here belongs to the core thread. */
 #ifndef STORE_LOG_INTERNAL_H
@@ -20,6 +21,7 @@
 #include "journal.h"
 #include "limits.h"
 #include "partition.h"
+#include "rescue.h"
 #include "runs.h"
 #include "segment.h"
 #include "topics.h"
@@ -81,6 +83,7 @@ struct log {
     struct topic_watch *watches;
     int64_t next_pid, pid_limit, pid_asked;
     struct trash *trash;
+    struct rescue rescue;
     uint64_t trash_serial;
     uint64_t free_bytes;
     int64_t free_checked_us;

@@ -18,15 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Segment files newer than the checkpoint, ascending: where the recovered end meets the base of one, writing
- * had gone on there. */
-struct tail {
-    int64_t *base;
-    size_t count, at, cap;
-    bool strays;                    /* files of swaps are there, begun or not ended */
-    const struct segment *reserved; /* whose room up to the file's size is there */
-};
-
 static enum hf_err refuse(struct log_partition *p, uint64_t pos, const char *why) {
     char path[LOG_PATH];
     struct segment *s = partition_active(p);
@@ -110,7 +101,7 @@ static enum hf_err unlink_left_over(struct log_partition *p, int64_t base) {
     for (int i = 0; i < 4; i++) {
         char path[LOG_PATH];
         segment_path(&named, ext[i], path);
-        enum hf_err e = env_unlink(p->log->env, path);
+        enum hf_err e = rescue_on(p->log) ? aside_move(p->log, path) : env_unlink(p->log->env, path);
         if (e && e != HF_ENOTFOUND) return e;
     }
     p->dirty_dir = true;
@@ -153,14 +144,20 @@ static enum hf_err settle_index(struct segment *s, const struct facts *f) {
     return proof_after_crash(s, f->sums, reserved);
 }
 
-static enum hf_err load_partition(struct log_partition *p, const struct facts *f, bool clean) {
+/* Its folder, and the segment files in it. */
+static enum hf_err look_into_folder(struct log_partition *p) {
     bool ours;
     enum hf_err e = topic_folder_is(p, &ours);
+    if (!e && !ours) e = rescue_on(p->log) ? rescue_folder(p) : HF_ECORRUPT;
     if (e) return e;
-    if (!ours) return HF_ECORRUPT;
     p->tail = calloc(1, sizeof *p->tail);
-    if (!p->tail) return HF_ENOMEM;
-    e = list_segments(p, p->tail);
+    return p->tail ? list_segments(p, p->tail) : HF_ENOMEM;
+}
+
+static enum hf_err load_partition(struct log_partition *p, const struct facts *known, bool clean) {
+    struct facts facts = *known, *f = &facts;
+    enum hf_err e = look_into_folder(p);
+    if (!e && rescue_on(p->log)) e = rescue_facts(p, known, f);
     if (!e) e = add_segments(p, f);
     if (e) return e;
     struct segment *s = partition_active(p);
@@ -170,6 +167,7 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *f
     if (clean) return p->tail->at < p->tail->count ? refuse(p, 0, "a segment nobody knows") : HF_OK;
     e = segment_open(s);
     if (!e) e = settle_index(s, f);
+    if (!e && s->cut && rescue_on(p->log)) e = rescue_gap(p, f->next); /* nothing can be appended to it */
     for (s = p->segments; !e && s->sealed; s = s->next)
         if (s->base >= f->unlisted)
             e = segment_open(s); /* whose first look makes or writes its manifest again */
@@ -247,7 +245,7 @@ static enum hf_err scan_one(struct log_partition *p, struct hf_buf *buf) {
     struct segment *s = p->end.seg;
     struct batch_info b;
     enum hf_err e = segment_open(s);
-    if (!e && p->end.pos >= s->allocated) e = HF_EEND;
+    if (!e && (p->end.pos >= s->allocated || p->tail->exact)) e = HF_EEND;
     if (!e) e = read_header(s, p->end.pos, s->allocated, &b);
     if (e) return e == HF_ECORRUPT ? HF_EEND : e;
     if (b.base_offset != p->end.offset || b.leader_epoch != partition_epoch_at(p, b.base_offset))
@@ -260,6 +258,72 @@ static enum hf_err scan_one(struct log_partition *p, struct hf_buf *buf) {
     return batch_crc_ok(bytes, &b) ? keep(p, bytes, &b, !hf_mutate(9)) : HF_EEND;
 }
 
+/* ---- rescue: behind a break ---- */
+
+static bool only_zeros(const uint8_t *p, size_t n) {
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+/* What lies behind the end in its segment comes into memory, and is cut off there. */
+static enum hf_err take_rest(struct log_partition *p) {
+    struct segment *s = p->end.seg;
+    struct tail *t = p->tail;
+    char path[LOG_PATH];
+    if (s->allocated <= p->end.pos) return HF_OK;
+    size_t n = (size_t)(s->allocated - p->end.pos);
+    uint8_t *rest = malloc(n);
+    if (!rest) return HF_ENOMEM;
+    enum hf_err e = segment_read(s, p->end.pos, rest, n);
+    if (!e && !only_zeros(rest, n)) {
+        segment_path(s, "log", path);
+        e = aside_copy(p->log, path);
+        free(t->rest);
+        t->rest = rest;
+        t->rest_n = n;
+        t->rest_at = 0;
+    } else {
+        free(rest);
+    }
+    return e ? e : segment_trim(s);
+}
+
+/* The next batch of the rest that is whole and lies behind the end, up to an offset. */
+static bool next_of_rest(struct log_partition *p, int64_t upto, const uint8_t **at, struct batch_info *b) {
+    struct tail *t = p->tail;
+    while (t->rest && t->rest_at < t->rest_n && !t->exact) {
+        *at = t->rest + t->rest_at;
+        if (batch_parse(*at, t->rest_n - t->rest_at, b)) break; /* nothing says where the next one begins */
+        bool fits = b->base_offset >= p->end.offset && b->leader_epoch >= partition_epoch(p);
+        bool good = fits && batch_crc_ok(*at, b);
+        if (good && b->base_offset >= upto) return false;
+        t->rest_at += b->size;
+        if (good) return true;
+    }
+    free(t->rest);
+    t->rest = NULL;
+    return false;
+}
+
+/* The scan can go no further: with what is whole behind the break, with the next file. HF_EEND: there is nothing
+ * below that offset. */
+static enum hf_err resume(struct log_partition *p, int64_t upto) {
+    struct tail *t = p->tail;
+    const uint8_t *bytes;
+    struct batch_info b;
+    enum hf_err e = t->rest ? HF_OK : take_rest(p);
+    if (e) return e;
+    if (next_of_rest(p, upto, &bytes, &b)) {
+        if (b.base_offset > p->end.offset) e = rescue_gap(p, b.base_offset);
+        if (!e && b.leader_epoch > partition_epoch(p))
+            e = partition_epoch_add(p, b.leader_epoch, b.base_offset);
+        return e ? e : keep(p, bytes, &b, true);
+    }
+    if (t->rest || t->exact || t->at == t->count || t->base[t->at] >= upto) return HF_EEND;
+    rescue_lost(p, p->end.offset, t->base[t->at]);
+    p->end.offset = t->base[t->at];
+    return HF_OK;
+}
+
 /* Up to an offset, or as far as it goes. */
 static enum hf_err scan(struct log_partition *p, int64_t upto) {
     struct hf_buf buf;
@@ -268,6 +332,7 @@ static enum hf_err scan(struct log_partition *p, int64_t upto) {
     while (!e && p->end.offset < upto) {
         e = follow_roll(p);
         if (!e) e = scan_one(p, &buf);
+        if (e == HF_EEND && rescue_on(p->log)) e = resume(p, upto);
     }
     hf_buf_fini(&buf);
     return e;
@@ -278,9 +343,12 @@ static enum hf_err replay_batch(struct log_partition *p, const uint8_t *bytes, c
     if (next <= p->end.offset) return HF_OK;
     if (b->base_offset > p->end.offset) {
         enum hf_err e = scan(p, b->base_offset);
+        if (e == HF_EEND && rescue_on(p->log)) e = rescue_gap(p, b->base_offset);
         if (e == HF_EEND) return refuse(p, p->end.pos, "synced bytes are missing in front of journaled ones");
         if (e) return e;
     }
+    if (rescue_on(p->log) && b->base_offset != p->end.offset)
+        return HF_OK; /* what the segment has is whole */
     if (b->base_offset != p->end.offset) return refuse(p, p->end.pos, "journal and segment disagree");
     enum hf_err e = follow_roll(p);
     return e ? e : keep(p, bytes, b, true);
@@ -346,6 +414,15 @@ static enum hf_err jump(struct log_partition *p) {
     return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */
 }
 
+/* Offsets that were given out, and not found, are not given again. */
+static void raise_ceiling(struct log_partition *p) {
+    int64_t above = p->tail->floor;
+    rescue_lost(p, p->end.offset, above);
+    if (p->log->rescue.unsure && p->end.offset + 2 * LOG_CEILING_STEP > above)
+        above = p->end.offset + 2 * LOG_CEILING_STEP;
+    if (above > p->ceiling) p->ceiling = p->ceiling_asked = above;
+}
+
 static enum hf_err finish_partition(struct log_partition *p) {
     enum hf_err e = scan(p, INT64_MAX);
     if (e != HF_EEND) return e;
@@ -355,6 +432,8 @@ static enum hf_err finish_partition(struct log_partition *p) {
     struct segment *s = partition_active(p);
     if (!e) e = sync_again(s);
     if (!e && !hf_mutate(10)) e = segment_trim(s);
+    if (rescue_on(p->log)) raise_ceiling(p);
+    if (!e && rescue_on(p->log)) topic_epochs_write(p);
     if (!e && p->ceiling > p->end.offset && !hf_mutate(6)) e = jump(p);
     env_point(p->log->env, "recovery.partition_cut");
     at_end(p, p->end);
@@ -363,6 +442,7 @@ static enum hf_err finish_partition(struct log_partition *p) {
 
 static void forget_tail(struct log_partition *p) {
     if (p->tail) free(p->tail->base);
+    if (p->tail) free(p->tail->rest);
     free(p->tail);
     p->tail = NULL;
 }
@@ -409,11 +489,12 @@ static enum hf_err replay_pass(struct log *l, const struct superblock *sb, bool 
     struct replay r = {.lsn = sb->lsn,
                        .chain = sb->chain,
                        .incarnation = sb->incarnation,
+                       .tell = state && sb->lsn > 0 && !sb->clean,
                        .entry = replay_entry,
                        .arg = &pass};
     if (l->clean) return HF_OK;
     enum hf_err e = replay_run(l, &r);
-    if (!e && state) e = replay_judge(l, &r);
+    if (!e && state && !rescue_on(l)) e = replay_judge(l, &r);
     return e;
 }
 
@@ -431,12 +512,14 @@ static enum hf_err look_for_first(struct log_partition *p) {
 static enum hf_err recover(struct log *l, const struct superblock *sb, const struct hf_buf *snapshot) {
     l->opening = "replaying the state";
     enum hf_err e = snapshot_each(l, snapshot, take_state_facts);
-    if (!e && !l->state.p->tail) e = HF_ECORRUPT;
+    if (!e && !l->state.p->tail) e = rescue_on(l) ? load_new(l->state.p) : HF_ECORRUPT;
     if (!e) e = replay_pass(l, sb, true);
     if (!e && !l->clean) e = finish_partition(l->state.p);
     env_point(l->env, "recovery.state_replayed");
+    if (!e && rescue_on(l)) e = salvage_partition(l->state.p);
     if (!e) e = state_load(l);
     if (!e) e = topics_load(l);
+    if (!e && rescue_on(l)) e = rescue_topics(l);
     if (e) return e;
     l->opening = "replaying the journal into the segments";
     if (!e) e = snapshot_each(l, snapshot, take_other_facts);
@@ -461,8 +544,14 @@ static bool other_folder(void *arg, const char *name) {
     }
     char path[LOG_PATH];
     snprintf(path, sizeof path, "topics/%s", name);
-    trash_folder(l, path);
-    return true;
+    if (!rescue_on(l)) {
+        trash_folder(l, path);
+        return true;
+    }
+    rescue_tell(l, path, "no topic's: set aside");
+    enum hf_err e = aside_move(l, path);
+    if (e) log_fail(l, e, path);
+    return !e;
 }
 
 /* ---- a new store ---- */
@@ -580,38 +669,58 @@ static enum hf_err begin_incarnation(struct log *l, uint64_t top) {
     return e;
 }
 
-static enum hf_err open_old(struct log *l) {
-    struct superblock sb;
-    struct hf_buf snapshot;
-    l->opening = "reading superblock and snapshot";
-    enum hf_err e = superblock_read(l, &sb);
+/* Folders that every store has. */
+static enum hf_err is_missing(struct log *l, const char *folder, enum hf_err e) {
+    if (e != HF_ENOTFOUND) return e;
+    damage_tell(l, &(struct log_damage){.file = folder, .offset = -1, .what = "the folder is missing"});
+    return HF_ECORRUPT;
+}
+
+/* The newest superblock and its snapshot. */
+static enum hf_err read_base(struct log *l, struct superblock *sb, struct hf_buf *snapshot) {
+    if (rescue_on(l)) return snapshot_rescue(l, sb, snapshot);
+    enum hf_err e = superblock_read(l, sb);
     if (e == HF_ENOTFOUND) {
         damage_tell(l, &(struct log_damage){.file = "superblock-0",
                                             .offset = -1,
                                             .what = "neither it nor superblock-1 is whole"});
         return HF_ECORRUPT;
     }
-    if (!e && sb.clean) e = snapshot_look_at_spare(l, &sb);
-    if (!e) e = snapshot_read(l, &sb, &snapshot);
+    if (!e && sb->clean) e = snapshot_look_at_spare(l, sb);
+    if (!e) e = snapshot_read(l, sb, snapshot);
     if (e) return e;
-    l->clean = sb.clean;
-    l->checkpoint.generation = sb.generation;
+    l->clean = sb->clean;
+    l->checkpoint.generation = sb->generation;
+    return HF_OK;
+}
+
+static enum hf_err open_old(struct log *l) {
+    struct superblock sb;
+    struct hf_buf snapshot;
+    l->opening = "reading superblock and snapshot";
+    enum hf_err e = read_base(l, &sb, &snapshot);
+    if (e) return e;
     l->opening = "reading the journal";
-    e = replay_scan(l);
+    e = is_missing(l, "journal", replay_scan(l));
     if (!e) e = recover(l, &sb, &snapshot);
     hf_buf_fini(&snapshot);
     if (e) return e;
     l->opening = "looking through topics, trash and runs";
     e = env_list(l->env, "topics", other_folder, l);
-    if (!e) e = trash_load(l);
-    if (!e) e = runs_load(l);
+    if (!e) e = is_missing(l, "trash", trash_load(l));
+    if (!e) e = is_missing(l, "runs", runs_load(l));
     return e ? e : begin_incarnation(l, sort_journal(l, &sb));
 }
 
 enum hf_err recovery_run(struct log *l) {
     l->opening = "reading LOCK and meta";
     enum hf_err e = meta_lock(l);
+    if (!e && rescue_on(l)) e = rescue_begin(l);
     if (!e) e = meta_read(l);
+    if (rescue_on(l) && (e == HF_ECORRUPT || e == HF_ENOTFOUND)) {
+        rescue_tell(l, "meta", "the cluster has a new id");
+        e = HF_OK;
+    }
     if (e && e != HF_ENOTFOUND) return e;
     if (!e) {
         e = open_old(l);

@@ -164,6 +164,10 @@ static enum hf_err next_group(struct image *m, struct replay *r, struct group_he
     return HF_EEND;
 }
 
+static uint64_t lsn_at(uint64_t seq, uint64_t at) {
+    return seq << 32 | at;
+}
+
 static void tell(struct log *l, uint64_t lsn, const char *what) {
     const struct journal_file *f = file_of(l, lsn >> 32);
     char path[LOG_PATH] = "journal";
@@ -171,18 +175,70 @@ static void tell(struct log *l, uint64_t lsn, const char *what) {
     damage_tell(l, &(struct log_damage){.file = path, .byte = lsn & UINT32_MAX, .offset = -1, .what = what});
 }
 
-enum hf_err replay_run(struct log *l, struct replay *r) {
-    r->end = r->lsn;
-    if (!file_of(l, r->lsn >> 32)) {
-        tell(l, r->lsn, "the file that the last checkpoint names is missing, or its first sector damaged");
-        return HF_ECORRUPT;
+/* ---- rescue: groups behind a break ---- */
+
+static bool whole_by_itself(const struct image *m, uint64_t at, struct group_head *h) {
+    if (!head_at(m, at, h) || h->lsn != lsn_at(m->file->seq, at)) return false;
+    if (at + group_size(h->payload) > m->n) return false;
+    return hf_crc32c(0, m->p + at + GROUP_HEADER, h->payload) == h->payload_crc;
+}
+
+/* A file whose first sector is damaged says by its first group which one it is. */
+static enum hf_err name_files(struct image *m) {
+    struct log *l = m->l;
+    struct journal_file *f;
+    DL_FOREACH (l->journal.files, f) {
+        struct group_head h;
+        if (f->seq > 0) continue;
+        enum hf_err e = image_load(m, f);
+        if (e) return e;
+        if (head_at(m, HF_SECTOR, &h)) f->seq = h.lsn >> 32;
     }
-    enum hf_err e = sync_files(l);
+    DL_SORT(l->journal.files, by_seq);
+    return HF_OK;
+}
+
+/* The next group behind r->end that is whole, of whatever incarnation. */
+static enum hf_err group_further_on(struct image *m, struct replay *r, struct group_head *h) {
+    struct journal_file *f;
+    DL_FOREACH (m->l->journal.files, f) {
+        if (f->seq == 0 || f->seq < r->end >> 32) continue;
+        enum hf_err e = image_load(m, f);
+        if (e) return e;
+        uint64_t at = f->seq == r->end >> 32 ? r->end & UINT32_MAX : HF_SECTOR;
+        for (at = at < HF_SECTOR ? HF_SECTOR : at; at < m->n; at += HF_SECTOR) {
+            if (!whole_by_itself(m, at, h)) continue;
+            m->l->rescue.unsure = true;
+            r->incarnation = h->incarnation;
+            return HF_OK;
+        }
+    }
+    return HF_EEND;
+}
+
+/* ---- the whole ---- */
+
+static enum hf_err begin(struct log *l, struct image *m, struct replay *r) {
+    r->end = r->lsn;
+    enum hf_err e = image_open(m, l);
+    if (!e && rescue_on(l)) e = name_files(m);
+    if (e || rescue_on(l) || file_of(l, r->lsn >> 32)) return e ? e : sync_files(l);
+    tell(l, r->lsn, "the file that the last checkpoint names is missing, or its first sector damaged");
+    return HF_ECORRUPT;
+}
+
+enum hf_err replay_run(struct log *l, struct replay *r) {
     struct image m = {0};
-    if (!e) e = image_open(&m, l);
     struct group_head h;
-    while (!e && !(e = next_group(&m, r, &h))) {
-        e = give_entries(&m, &h, r);
+    enum hf_err e = begin(l, &m, r);
+    while (!e) {
+        e = next_group(&m, r, &h);
+        if (e == HF_EEND && rescue_on(l)) {
+            e = group_further_on(&m, r, &h);
+            if (!e && r->tell) tell(l, r->end, "groups of the journal are damaged from here on");
+        }
+        if (!e) e = give_entries(&m, &h, r);
+        if (e) break;
         r->chain = h.crc;
         r->end = h.lsn + group_size(h.payload);
     }

@@ -337,6 +337,34 @@ enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t mos
     return e == HF_ECORRUPT ? HF_OK : e;
 }
 
+/* ---- salvage ---- */
+
+static enum hf_err look_at_run(struct log *l, struct run *r) {
+    uint8_t content[BLOCK];
+    uint64_t before = l->stats.damages;
+    r->reported = 0;
+    enum hf_err e = open_run(l, r);
+    if (!e) e = look_at_length(l, r);
+    for (uint64_t block = 0; !e && block * CONTENT < r->bytes; block++) e = read_block(l, r, block, content);
+    return !e && l->stats.damages > before ? HF_ECORRUPT : e;
+}
+
+enum hf_err runs_salvage(struct log *l) {
+    char path[LOG_PATH];
+    for (struct run *r = l->runs, *next; r; r = next) {
+        next = r->hh.next;
+        enum hf_err e = look_at_run(l, r);
+        if (!e) continue;
+        run_path(r->id, path);
+        if (e == HF_ECORRUPT) e = aside_move(l, path);
+        if (e == HF_ENOTFOUND) e = HF_OK; /* it was not even there */
+        if (!e) e = rescue_run(l, r->id);
+        if (e) return e;
+        forget(l, r);
+    }
+    return HF_OK;
+}
+
 /* ---- start and end ---- */
 
 struct loading {
@@ -363,6 +391,10 @@ static void load_one(void *arg, hf_str key, hf_str value) {
     r->sealed = r->named = true;
     x->e = open_run(x->l, r);
     if (x->e == HF_ECORRUPT) x->e = damaged(x->l, r, 0, "the file is missing");
+    if (x->e == HF_ECORRUPT && rescue_on(x->l)) {
+        x->e = rescue_run(x->l, id);
+        forget(x->l, r);
+    }
 }
 
 static bool unlink_unnamed(void *arg, const char *name) {
@@ -371,7 +403,9 @@ static bool unlink_unnamed(void *arg, const char *name) {
     if (sscanf(name, "%16llx.run", &id) == 1 && find(l, id)) return true;
     char path[LOG_PATH];
     snprintf(path, sizeof path, "runs/%s", name);
-    enum hf_err e = env_unlink(l->env, path);
+    if (rescue_on(l) && l->rescue.state_lost)
+        rescue_tell(l, path, "the state does not name it, or no longer: set aside");
+    enum hf_err e = rescue_on(l) ? aside_move(l, path) : env_unlink(l->env, path);
     if (e) log_fail(l, e, path);
     return true;
 }

@@ -30,6 +30,7 @@ void run_seal(struct engine_run_writer *base, uint64_t *id, engine_done *done, v
 void run_abort(struct engine_run_writer *base);
 void run_each(struct engine *engine, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
               void *arg);
+HF_CHECK enum hf_err runs_salvage(struct log *l); /* drops what is damaged, with rescue_end */
 HF_CHECK enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t most, uint64_t *read);
 HF_CHECK enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n);
 

@@ -10,7 +10,8 @@
  *     they do not, but those of another stretch do         every batch that has its checksum and its epoch, and
  *                                                          goes on by offset from a neighbour: the checksum does
  *                                                          not cover the offset
- *     no stretch of the segment is right                   nothing: it may be another segment's file
+ *     no stretch of the segment is right                   the same if the length is, and a batch is not: else it may
+ *                                                          be another segment's file, and nothing is
  *
  * Behind a batch whose length leads nowhere the rest of the stretch is given up: bytes of a message may look like
  * a batch. Without a manifest the second line holds. What is kept keeps its bytes.
@@ -29,8 +30,6 @@
 
 struct salvage {
     struct log *log;
-    log_lost_fn *lost;
-    void *arg;
     struct segment *s;
     uint8_t *bytes; /* all of its file */
     size_t n;
@@ -40,11 +39,6 @@ struct salvage {
     bool torn;       /* something was left out since the last batch that was kept */
     bool ours;       /* the file is this segment's */
 };
-
-static void tell_lost(struct salvage *x, const struct log_partition *p, int64_t from, int64_t to) {
-    if (from >= to) return;
-    x->lost(x->arg, &(struct log_lost){p->topic->name, p->number, from, to});
-}
 
 /* ---- one batch ---- */
 
@@ -70,7 +64,7 @@ static bool hangs_together(const struct salvage *x, uint64_t pos, const struct b
 static enum hf_err keep(struct salvage *x, uint64_t pos, const struct batch_info *b) {
     enum hf_err e = env_write(x->to, x->at, x->bytes + pos, b->size);
     if (e) return e;
-    if (x->torn) tell_lost(x, x->s->p, x->covered, b->base_offset);
+    if (x->torn || x->s->gaps == 0) rescue_lost(x->s->p, x->covered, b->base_offset);
     x->torn = false;
     x->at += b->size;
     x->covered = end_of(b);
@@ -144,8 +138,23 @@ static enum hf_err each_stretch(struct salvage *x,
     return e;
 }
 
+/* Batches that are not what the chain says, and one of them is damaged where it stands: the others are right
+ * around it. All of them right would be another segment's. */
+static bool is_torn(const struct salvage *x, const struct stretch *t) {
+    struct batch_info b, before = {0};
+    for (uint64_t pos = t->from; pos < t->end; pos += b.size, before = b) {
+        if (batch_parse(x->bytes + pos, (size_t)(t->end - pos), &b)) return false;
+        if (pos == 0 && b.base_offset != x->s->base) return false;
+        if (!batch_crc_ok(x->bytes + pos, &b)) return behind(x, pos, t->end, false) > 0;
+        if (pos > t->from && (b.base_offset != end_of(&before) || b.leader_epoch != before.leader_epoch))
+            return true;
+    }
+    return false;
+}
+
 static enum hf_err look_at_stretch(struct salvage *x, const struct stretch *t) {
-    x->ours = x->ours || headers_proven(x, t);
+    if (!x->ours) x->ours = headers_proven(x, t);
+    if (!x->ours && x->s->gaps == 0 && x->s->allocated == x->s->size) x->ours = is_torn(x, t);
     return HF_OK;
 }
 
@@ -184,7 +193,8 @@ static enum hf_err replace(struct salvage *x, const char *made) {
     struct hf_env *env = x->log->env;
     char path[LOG_PATH], folder[LOG_PATH];
     topic_folder_path(s->p->topic, s->p->number, folder);
-    enum hf_err e = HF_OK;
+    segment_path(s, "log", path);
+    enum hf_err e = aside_copy(x->log, path);
     for (int i = 0; !e && i < 3; i++) {
         segment_path(s, ext[i], path);
         e = env_unlink(env, path);
@@ -225,7 +235,7 @@ static enum hf_err rewrite(struct salvage *x) {
     x->bytes = NULL;
     if (!e) e = replace(x, made);
     bool hole = s->follows >= 0 && s->follows != s->next->base;
-    if (!e && (x->torn || hole)) tell_lost(x, s->p, x->covered, s->next->base);
+    if (!e && (x->torn || hole)) rescue_lost(s->p, x->covered, s->next->base);
     return e ? e : look_anew(s);
 }
 
@@ -242,7 +252,7 @@ static bool is_damaged(struct segment *s) {
 /* The segment behind it is missing: from now on its manifest says so. */
 static enum hf_err close_hole(struct salvage *x, struct segment *s) {
     char path[LOG_PATH];
-    tell_lost(x, s->p, s->follows, s->next->base);
+    rescue_lost(s->p, s->follows, s->next->base);
     segment_close(s);
     segment_path(s, "manifest", path);
     enum hf_err e = env_unlink(x->log->env, path);
@@ -258,9 +268,9 @@ static enum hf_err salvage_segment(struct salvage *x, struct segment *s) {
     return !e && proof_hole(s) ? close_hole(x, s) : e;
 }
 
-static enum hf_err salvage_partition(struct salvage *x, struct log_partition *p) {
+static enum hf_err each_segment(struct salvage *x, struct log_partition *p) {
     if (p->segments->base > p->start) {
-        tell_lost(x, p, p->start, p->segments->base);
+        rescue_lost(p, p->start, p->segments->base);
         p->start = p->segments->base;
     }
     struct segment *active = partition_active(p);
@@ -269,11 +279,19 @@ static enum hf_err salvage_partition(struct salvage *x, struct log_partition *p)
     return e;
 }
 
-enum hf_err log_salvage(struct log *l, log_lost_fn *lost, void *arg) {
-    struct salvage x = {.log = l, .lost = lost, .arg = arg};
+enum hf_err salvage_partition(struct log_partition *p) {
+    struct salvage x = {.log = p->log};
+    return each_segment(&x, p);
+}
+
+enum hf_err log_salvage(struct log *l, const struct log_rescue *to) {
+    l->rescue.to = to;
+    enum hf_err e = runs_salvage(l);
+    if (!e) e = rescue_end(l);
+    if (e) return e;
     for (struct topic *t = l->topics; t; t = t->hh.next) {
         for (int32_t i = 0; i < t->partitions; i++) {
-            enum hf_err e = salvage_partition(&x, t->partition[i]);
+            e = salvage_partition(t->partition[i]);
             if (e) return e;
         }
     }

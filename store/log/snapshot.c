@@ -179,6 +179,48 @@ enum hf_err snapshot_read(struct log *l, const struct superblock *s, struct hf_b
     return e;
 }
 
+/* The newest pair of superblock and snapshot that is whole, for a start that may not be refused; a superblock of
+ * zeros and an empty snapshot if none is. */
+enum hf_err snapshot_rescue(struct log *l, struct superblock *sb, struct hf_buf *out) {
+    struct superblock found[2];
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        char path[32];
+        uint8_t sector[HF_SECTOR];
+        bool longer;
+        snprintf(path, sizeof path, "superblock-%d", i);
+        enum hf_err e = read_one(l, path, sector, &longer);
+        if (e && e != HF_ENOTFOUND) return e;
+        bool whole =
+            !e && superblock_decode(sector, &found[count]) && (found[count].generation & 1) == (uint64_t)i;
+        if (!whole && (e || !is_zero(sector, sizeof sector))) {
+            rescue_tell(l, path, "not whole");
+            l->rescue.unsure = true; /* it may have been the newest */
+        }
+        count += whole;
+    }
+    if (count == 2 && found[1].generation > found[0].generation) {
+        struct superblock newest = found[1];
+        found[1] = found[0];
+        found[0] = newest;
+    }
+    *sb = count > 0 ? found[0] : (struct superblock){0};
+    l->checkpoint.generation = sb->generation;
+    for (int i = 0; i < count; i++) {
+        enum hf_err e = snapshot_read(l, &found[i], out);
+        if (!e) *sb = found[i];
+        if (!e) l->rescue.exact = sb->clean && !l->rescue.unsure;
+        if (e != HF_ECORRUPT) return e;
+        l->rescue.unsure = true;
+    }
+    l->rescue.unsure = true;
+    rescue_tell(l, "snapshot-0", "no snapshot is whole: starts, epochs and ends are what the folders show");
+    static const uint8_t none[SNAPSHOT_HEAD];
+    hf_buf_init(out, SNAPSHOT_MAX);
+    hf_buf_put(out, none, sizeof none);
+    return hf_buf_failed(out);
+}
+
 /* After a clean stop the checkpoint before the last is whole, too; unless a start since then was cut off
  * while it wrote its own, which looks the same. */
 enum hf_err snapshot_look_at_spare(struct log *l, const struct superblock *newest) {

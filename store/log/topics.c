@@ -208,3 +208,28 @@ enum hf_err topics_load(struct log *l) {
     state_each(l, HF_STR("topic/"), load_one, &x);
     return x.e;
 }
+
+/* ---- taken back ---- */
+
+/* A topic that the catalogue does not know any more, from one of its folders: as many partitions as there are
+ * folders with that id. What the folder does not say the topic is not told. */
+enum hf_err topic_take_back(struct log *l, hf_str name, int32_t number) {
+    struct log_topic_config c = {.internal = hf_topic_is_ours(name)};
+    struct log_uuid id, other;
+    struct topic *t;
+    if (!hf_topic_name_ok(name) || topic_find(l, name)) return HF_OK;
+    enum hf_err e = topic_metadata_read(l, name, number, &id);
+    if (e || topic_find_id(l, &id)) return e == HF_ENOTFOUND || e == HF_ECORRUPT ? HF_OK : e;
+    for (int32_t i = 0; i < LOG_TOPIC_PARTITIONS; i++)
+        if (topic_metadata_read(l, name, i, &other) == HF_OK && memcmp(&id, &other, sizeof id) == 0)
+            c.partitions = i + 1;
+    log_settings_put(&c.settings, LOG_RETENTION_MS, -1);
+    log_settings_put(&c.settings, LOG_RETENTION_BYTES, -1);
+    if (c.internal) c.settings = (struct log_settings){0};
+    e = topic_new(l, name, &c, &id, &t);
+    if (e) return e;
+    t->phase = TOPIC_LIVE;
+    t->taken_back = true;
+    rescue_tell(l, t->name, "the topic's settings: it keeps everything until it is told otherwise");
+    return HF_OK;
+}

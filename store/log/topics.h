@@ -31,6 +31,7 @@ struct topic {
     bool growing;
     struct log_partition **partition;
     enum topic_phase phase;
+    bool taken_back;        /* rescue: its entry of the catalogue is to be put again */
     uint64_t next_sequence; /* internal topics: order of acceptance */
     int64_t last_time_ms;   /* internal topics: append time never goes back over all partitions */
     void (*watch)(void *arg);
@@ -62,10 +63,13 @@ void topic_unindex(struct log *l, struct topic *t);                            /
 void topic_drop(struct topic *t); /* freed when nobody holds its partitions any more */
 HF_CHECK enum hf_err topics_init(struct log *l);
 HF_CHECK enum hf_err topics_load(struct log *l); /* the catalogue from the state */
+HF_CHECK enum hf_err topic_take_back(struct log *l, hf_str name, int32_t number);
 void topics_free(struct log *l);
 
 /* folders.c */
 HF_CHECK enum hf_err topic_folder_create(struct log_partition *p, struct hf_file **metadata);
+HF_CHECK enum hf_err topic_metadata_write(struct log_partition *p);
+HF_CHECK enum hf_err topic_metadata_read(struct log *l, hf_str name, int32_t number, struct log_uuid *id);
 void topic_epochs_write(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_prove(struct log_partition *p);
 HF_CHECK enum hf_err topic_folder_is(struct log_partition *p, bool *is); /* whose folder it is [L14] */

@@ -4,7 +4,7 @@
  *
  * A store with topics, state, a run and many segments is stopped cleanly, or with --crashed killed. Then one
  * damage after the other is done to it, each in an overlay that is thrown away: one bit flipped, a file cut,
- * extended or removed, two segments swapped. N random ones by default; --all flips every bit of every file.
+ * extended or removed, two segments swapped, both superblocks or both snapshots damaged. N random ones by default; --all flips every bit of every file.
  * The store is opened, scrubbed, and read to its end. What must hold:
  *
  *   D1  something was told, or the start was refused with something told
@@ -12,6 +12,7 @@
  *   D3  every batch, state key and run that is given out is what it was
  *   D4  if only things that can be made again were told, nothing is missing
  *   D5  damage to indexes, manifests and the like loses nothing
+ *   D7  a start that was refused succeeds when what is damaged is given up, and all is there that was not told
  *   D6  after a salvage nothing is damaged any more, and exactly those batches are missing that it told as lost
  *
  * D1 and D2 leave out bytes that mean nothing: LOCK, journal files after a clean stop, what lies behind the
@@ -217,13 +218,13 @@ static void list_files(struct hf_env *env) {
 
 /* ---- damages ---- */
 
-enum kind { FLIP, CUT, EXTEND, REMOVE, SWAP, KINDS };
-static const char *const kind_names[KINDS] = {"flip", "cut", "extend", "remove", "swap"};
+enum kind { FLIP, CUT, EXTEND, REMOVE, SWAP, BOTH, KINDS };
+static const char *const kind_names[KINDS] = {"flip", "cut", "extend", "remove", "swap", "both"};
 
 struct damage {
     enum kind kind;
     size_t file, other;
-    uint64_t at; /* FLIP: the bit; CUT: the new size; EXTEND: how much more */
+    uint64_t at; /* FLIP: the bit; CUT: the new size; EXTEND: how much more; BOTH: how */
 };
 
 static bool means_nothing(const struct damage *d) {
@@ -265,9 +266,25 @@ static void do_damage(struct hf_env *env, const struct damage *d) {
         assert_int_equal(env_rename(env, path, "swapping"), HF_OK);
         assert_int_equal(env_rename(env, other, path), HF_OK);
         assert_int_equal(env_rename(env, "swapping", other), HF_OK);
+    } else if (d->kind == BOTH) {
+        static const enum kind how[] = {FLIP, CUT, REMOVE};
+        struct damage one = {.kind = how[d->at % 3], .file = d->file, .other = d->file};
+        one.at = one.kind == FLIP ? d->at % (files.size[d->file] * 8) : 0;
+        do_damage(env, &one);
+        one.file = one.other = d->other;
+        one.at = one.kind == FLIP ? d->at % (files.size[d->other] * 8) : 0;
+        do_damage(env, &one);
     } else {
         put_bytes(env, d);
     }
+}
+
+/* The other superblock of a superblock, the other snapshot of a snapshot. */
+static bool is_pair(size_t a, size_t b) {
+    const char *x = files.path[a], *y = files.path[b];
+    size_t n = strlen(x) - 1;
+    bool kept_twice = begins(x, "superblock-") || begins(x, "snapshot-");
+    return kept_twice && a != b && strncmp(x, y, n) == 0 && files.size[a] > 0 && files.size[b] > 0;
 }
 
 static uint64_t below(struct hf_sim *sim, uint64_t n) {
@@ -297,6 +314,14 @@ static struct damage draw(struct hf_sim *sim) {
         }
         if (d.kind == REMOVE) return d;
         d.other = (size_t)below(sim, files.count);
+        if (d.kind == BOTH) { /* few files have another: any of them will do */
+            while (!is_pair(d.file, d.other)) {
+                d.file = (size_t)below(sim, files.count);
+                d.other = (size_t)below(sim, files.count);
+            }
+            d.at = below(sim, 1 << 20);
+            return d;
+        }
         if (d.kind == SWAP && !crashed && d.other != d.file && is_segment(d.file) && is_segment(d.other))
             return d;
     }
@@ -362,6 +387,12 @@ static void note_lost(void *arg, const struct log_lost *x) {
     }
 }
 
+static void note_given_up(void *arg, const char *file, const char *what) {
+    (void)arg;
+    (void)file;
+    if (!*told.first) snprintf(told.first, sizeof told.first, "given up: %s", what);
+}
+
 static void check_salvaged(const struct damage *d, const struct world *was, const struct world *is) {
     for (int p = 0; p < PARTITIONS; p++) {
         for (int64_t i = 0; i < OFFSETS; i++) {
@@ -380,10 +411,11 @@ static void try_salvage(struct fixture *f, struct hf_env *copy, const struct dam
                         const struct world *was) {
     static struct world is;
     struct log *l;
+    static const struct log_rescue to = {.lost = note_lost, .gave_up = note_given_up};
     hf_sim_restart(f->sim);
     assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
     memset(gone, 0, sizeof gone);
-    enum hf_err e = log_salvage(l, note_lost, NULL), closed = log_close(l);
+    enum hf_err e = log_salvage(l, &to), closed = log_close(l);
     if (e || closed) broken(d, "D6", hf_err_text(e ? e : closed));
     hf_sim_restart(f->sim);
     memset(&told.damages, 0, sizeof told.damages);
@@ -392,6 +424,69 @@ static void try_salvage(struct fixture *f, struct hf_env *copy, const struct dam
     see(l, &is);
     log_abandon(l);
     check_salvaged(d, was, &is);
+}
+
+static bool state_lost;
+
+static void note_rescued(void *arg, const struct log_lost *x) {
+    note_lost(arg, x);
+    state_lost = state_lost || strcmp(x->topic, "__holdfast_state") == 0;
+}
+
+static void check_rescued(const struct damage *d, const struct world *was, const struct world *is) {
+    char keys[STATE], *rest = keys;
+    bool run_given_up = begins(files.path[d->file], "runs/");
+    if (!crashed) check_salvaged(d, was, is);
+    for (int p = 0; p < PARTITIONS; p++) {
+        for (int64_t i = 0; i < OFFSETS; i++) {
+            uint64_t b = is->batch[p][i];
+            bool lost = b == 0 && (crashed ? durable[p][i] : was->batch[p][i] != 0);
+            if ((lost && !gone[p][i]) || (b != 0 && b != was->batch[p][i])) {
+                broken(d, "D7", lost ? "a batch is missing, not told" : "a batch is another");
+                return;
+            }
+        }
+    }
+    if (is->run_read && is->run != was->run) broken(d, "D7", "a run is another");
+    if (!state_lost && !run_given_up && strcmp(was->state, is->state) != 0)
+        broken(d, "D7", "the state is another");
+    memcpy(keys, is->state, sizeof keys);
+    for (char *key; (key = strtok_r(rest, " ", &rest));) {
+        if (strstr(was->state, key) || begins(key, "topic/")) continue; /* taken back, with other settings */
+        broken(d, "D7", key);
+    }
+}
+
+/* A start is refused: with what must be given up it is not, and all else is there. */
+static void try_rescue(struct fixture *f, struct hf_env *copy, const struct damage *d,
+                       const struct world *was) {
+    static struct world is;
+    static const struct log_rescue rescue = {.lost = note_rescued, .gave_up = note_given_up};
+    struct log_options o = f->options;
+    struct log *l;
+    o.rescue = &rescue;
+    memset(gone, 0, sizeof gone);
+    state_lost = false;
+    hf_sim_restart(f->sim);
+    enum hf_err e = log_open(copy, &o, &l);
+    if (e) {
+        broken(d, "D7", hf_err_text(e));
+        return;
+    }
+    e = log_salvage(l, &rescue);
+    enum hf_err closed = log_close(l);
+    if (e || closed) broken(d, "D7", hf_err_text(e ? e : closed));
+    hf_sim_restart(f->sim);
+    told.damages = 0;
+    e = log_open(copy, &f->options, &l);
+    if (e) {
+        broken(d, "D7", "refused again");
+        return;
+    }
+    if (log_scrub(l) || told.damages > 0) broken(d, "D7", "still damaged");
+    see(l, &is);
+    log_abandon(l);
+    check_rescued(d, was, &is);
 }
 
 static void try_one(struct fixture *f, const struct damage *d, const struct world *was) {
@@ -415,6 +510,7 @@ static void try_one(struct fixture *f, const struct damage *d, const struct worl
     int damages = told.damages;
     if (!e && !crashed && damages > 0 && (is_segment(d->file) || d->kind == SWAP))
         try_salvage(f, copy, d, was);
+    if (e) try_rescue(f, copy, d, was);
     told.damages = damages;
     hf_env_close(copy);
     hf_sim_restart(f->sim);
