@@ -3,10 +3,12 @@
 //   ready    ends when a message can be sent
 //   send     says "ready", reads messages of 100 bytes to the end, sends each as a timer message due at its bytes 11 to 24,
 //            says "done" when all are stored
-//   consume  writes for each message the moment in milliseconds (13 digits) and its 100 bytes
+//   consume  writes for each message the moment in milliseconds (13 digits) and its 100 bytes; and once, when all the topic's
+//            queues are its own, "joined" in as many bytes
 import java.io.BufferedOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -76,13 +78,27 @@ public class Rocketmq {
         Semaphore room = new Semaphore(IN_FLIGHT);
         CountDownLatch left = new CountDownLatch(all.length / SIZE);
         for (int at = 0; at < all.length; at += SIZE) {
-            byte[] body = java.util.Arrays.copyOfRange(all, at, at + SIZE);
+            byte[] body = Arrays.copyOfRange(all, at, at + SIZE);
             room.acquire();
             sendOne(p, body, room, left, new AtomicInteger());
         }
         left.await();
         OUT.println("done");
         p.shutdown();
+    }
+
+    // A consumer asks every 20 seconds by itself which queues are its own; this asks at once, until they are.
+    static void awaitQueues(DefaultMQPushConsumer c) throws Exception {
+        while (true) {
+            try {
+                int all = c.fetchSubscribeMessageQueues("fired").size();
+                if (all > 0 && c.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().size() == all) return;
+                c.getDefaultMQPushConsumerImpl().doRebalance();
+            } catch (Exception e) {
+                System.err.println(e); // the topic's route is not known yet, or a busy broker did not answer in time
+            }
+            Thread.sleep(100);
+        }
     }
 
     static void consume(String names, String group) throws Exception {
@@ -104,6 +120,12 @@ public class Rocketmq {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         c.start();
+        awaitQueues(c);
+        byte[] joined = Arrays.copyOf("joined".getBytes(StandardCharsets.US_ASCII), 13 + SIZE);
+        synchronized (out) {
+            out.write(joined, 0, joined.length);
+            out.flush();
+        }
         Thread.sleep(Long.MAX_VALUE);
     }
 

@@ -74,6 +74,7 @@ struct side {
     void (*open)(const char *dir);
     void (*append)(uint8_t *batch, size_t n);
     void (*turn)(void);
+    void (*report)(void);
     void (*close)(void);
 };
 
@@ -114,6 +115,12 @@ static void log_one(uint8_t *batch, size_t n) {
     struct batch_info info;
     if (batch_parse(batch, n, &info) || !batch_crc_ok(batch, &info)) die("checksum");
     if (log_append(store, partition, batch, n, LOG_ACK_WRITTEN, appended, NULL)) die("append");
+}
+
+static void log_report(void) {
+    struct log_stats s;
+    log_stats(store, &s);
+    printf(" checkpoints=%llu rolls=%llu", (unsigned long long)s.checkpoints, (unsigned long long)s.rolls);
 }
 
 static void log_end(void) {
@@ -158,6 +165,10 @@ static void floor_one(uint8_t *batch, size_t n) {
 
 static void floor_turn(void) {}
 
+static void floor_report(void) {
+    printf(" files=%d", files);
+}
+
 static void floor_end(void) {
     char path[4096];
     for (int i = files > FILES_KEPT ? files - FILES_KEPT : 0; i < files; i++) {
@@ -166,8 +177,8 @@ static void floor_end(void) {
     }
 }
 
-static const struct side sides[] = {{log_begin, log_one, log_turn, log_end},
-                                    {floor_begin, floor_one, floor_turn, floor_end}};
+static const struct side sides[] = {{log_begin, log_one, log_turn, log_report, log_end},
+                                    {floor_begin, floor_one, floor_turn, floor_report, floor_end}};
 
 static void run(const struct side *side, double seconds, uint8_t *batch, size_t n) {
     double began = clock_s(CLOCK_MONOTONIC), cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID), now = began;
@@ -183,7 +194,7 @@ static void run(const struct side *side, double seconds, uint8_t *batch, size_t 
     double gb = (double)sent * (double)n / 1e9;
     cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     printf("seconds=%.2f gb_per_second=%.3f cpu_s_per_gb=%.3f p50_ms=%.2f p999_ms=%.2f max_ms=%.2f (of %d "
-           "appends)\n",
+           "appends)",
            now - began, gb / (now - began), cpu / gb, quantile_ms(0.5), quantile_ms(0.999), longest_s * 1000,
            TURN);
 }
@@ -209,6 +220,8 @@ int main(int argc, char **argv) {
     make_batch(&builder, size, &batch);
     side->open(argv[optind + 1]);
     run(side, seconds, (uint8_t *)(uintptr_t)batch.p, batch.n);
+    side->report();
+    putchar('\n');
     side->close();
     batch_builder_fini(&builder);
     return 0;

@@ -1,4 +1,5 @@
-"""What the comparisons share: which versions run, what their loopback uses, jars by Maven, a process's CPU and memory."""
+"""What the comparisons share: which versions run, what their loopback uses, jars by Maven, a process's CPU and memory, the floor
+program, the load."""
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 
 top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 HOLDFAST = os.path.join(top, "build", "holdfast")
+BENCH = os.path.join(top, "build", "bench")
 
 
 def free_port():
@@ -73,3 +75,44 @@ def cpu_s(pid):
 def memory_mb(pid, what):
     with open(f"/proc/{pid}/status") as f:
         return int(re.search(rf"^{what}:\s+(\d+)", f.read(), re.M).group(1)) / 1024
+
+
+class Floor:
+    """bench/floor in one of its modes, on a file of 256 MiB in a folder of its own."""
+    name = "floor"
+
+    def __init__(self, folder, mode, *words):
+        os.makedirs(folder)
+        path = os.path.join(folder, "file")
+        with open(path, "wb") as f:
+            for _ in range(256):
+                f.write(b"x" * (1 << 20))
+        self.process = subprocess.Popen([os.path.join(BENCH, "bench_floor"), mode, path, *words], stdout=subprocess.PIPE, text=True)
+        self.port = int(re.search(r"port=(\d+)", self.process.stdout.readline()).group(1))
+        self.pid = self.process.pid
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def load(server, arguments, topic, seconds, *more):
+    """bench/load's line about a server that has a name, a port and a pid."""
+    floor = ["--floor"] if isinstance(server, Floor) else []
+    run = subprocess.run([os.path.join(BENCH, "bench_load"), *arguments, *floor, "--port", str(server.port), "--pid",
+                          str(server.pid), "--topic", topic, "--seconds", str(seconds), *more], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{topic}: {run.stderr.strip()}")
+    return run.stdout.strip()
+
+
+def figures(line):
+    return {k: float(v) for k, v in re.findall(r"(\w+)=([0-9.]+)", line)}
+
+
+def moved(holdfast):
+    """What the log did since its start: {checkpoints, rolls, syncs}."""
+    m = holdfast.metrics()
+    return {what: int(m[f"holdfast_{name}_total"]) for what, name in
+            (("checkpoints", "checkpoints"), ("rolls", "segment_rolls"), ("syncs", "journal_syncs"))}

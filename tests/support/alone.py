@@ -36,6 +36,11 @@ def allowed(loopback):
         return False
 
 
+def outside():
+    """Before alone() has begun again: the place for what needs the network."""
+    return INSIDE not in os.environ
+
+
 def clear_away(folder, keep):
     """In a `finally`: the folder goes, but where it is to be kept, or an error (no interruption) wants to be looked into."""
     if keep or isinstance(sys.exc_info()[1], Exception):
@@ -47,7 +52,7 @@ def clear_away(folder, keep):
 def alone(main, loopback=False):
     """main()'s result; or does not return."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    if INSIDE not in os.environ and allowed(loopback):
+    if outside() and allowed(loopback):
         os.environ[INSIDE] = "1"
         sys.stdout.flush()
         os.execvp("unshare", [*command(loopback), sys.executable, *sys.argv])
