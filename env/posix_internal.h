@@ -10,6 +10,7 @@
 enum {
     POSIX_THREADS_FIRST = 3, /* one for the journal, two for segments and folders */
     POSIX_THREADS_MAX = 64, /* further ones are started for segments and folders when all of those are busy */
+    POSIX_TOGETHER = 256,   /* so many that wait in the background are synced by one call */
 };
 
 /* First in, first out, linked through env_sync.next. */
@@ -25,6 +26,9 @@ struct posix_sync {
     struct sync_queue queues[2];
     struct sync_queue ended;
     size_t background, idle; /* requests in the second queue, and threads that wait for one */
+    size_t closes;           /* of those requests: files to be closed */
+    bool can_together;       /* syncfs is a sync of every file, and says so if it failed */
+    bool together;           /* a thread is at it: what waits in the background goes with the next one */
     bool stop;
     size_t under_way; /* begun and not yet completed: the core thread's own */
     struct posix_lane {
