@@ -115,7 +115,8 @@ HF_CHECK enum hf_err env_space(struct hf_env *env, uint64_t *free_bytes);
 struct env_sync {
     struct hf_file *file; /* this, or dir */
     const char *dir;
-    bool urgent; /* somebody waits for the answer (the journal); else it runs in the background */
+    bool urgent;  /* somebody waits for the answer (the journal); else it runs in the background */
+    bool patient; /* of the background: it need not begin before env_wait, many others may come until then */
     void (*done)(struct env_sync *s, enum hf_err e);
     void *arg;
     struct env_sync *next; /* the env's own, as is result */

@@ -26,7 +26,8 @@ struct posix_sync {
     struct sync_queue queues[2];
     struct sync_queue ended;
     size_t background, idle; /* requests in the second queue, and threads that wait for one */
-    size_t closes;           /* of those requests: files to be closed */
+    size_t closes, patient;  /* of those requests: files to be closed; those that env_wait begins */
+    bool waits;              /* the core thread is in env_wait */
     bool can_together;       /* syncfs is a sync of every file, and says so if it failed */
     bool together;           /* a thread is at it: what waits in the background goes with the next one */
     bool stop;

@@ -13,7 +13,8 @@
  * long as a sync.
  *
  * Where thousands wait at once (the start and the stop of a log with that many partitions) a commit for each
- * 64 is still too many: one thread takes all that wait and calls syncfs, while the others rest. That is
+ * 64 is still too many: requests that are patient wait for all the others, then one thread takes all that
+ * wait and calls syncfs, while the rest of them rest. That is
  * believed only where it is a sync of each of those files: ext4 and XFS, from Linux 5.17 on, which reports
  * failed write-back (5.8) and the file system's own failure (5.17). Two gaps are closed by an fdatasync of
  * one of the files behind it: XFS flushes the disk's cache with its log only, if there is any; and ext4 that
@@ -137,6 +138,7 @@ static void serve_together(struct posix_sync *s) {
             continue;
         }
         s->background--;
+        s->patient -= request->patient;
         if (request->file) file = request;
         queue_put(&syncs, request);
     }
@@ -163,6 +165,15 @@ static void rest(struct posix_lane *lane) {
     if (!lane->urgent) s->idle--;
 }
 
+static bool together(const struct posix_sync *s) {
+    return s->can_together && s->background - s->closes >= POSIX_TOGETHER;
+}
+
+/* Nothing of the background begins now. */
+static bool held(const struct posix_sync *s) {
+    return s->together || (s->patient > 0 && !s->waits && !s->stop);
+}
+
 static void *lane_run(void *arg) {
     struct posix_lane *lane = arg;
     struct posix_sync *s = lane->sync;
@@ -170,17 +181,18 @@ static void *lane_run(void *arg) {
     pthread_mutex_lock(&s->lock);
     for (;;) {
         if (!q->first && s->stop) break;
-        if (!q->first || (!lane->urgent && s->together)) {
+        if (!q->first || (!lane->urgent && held(s))) {
             rest(lane);
             continue;
         }
-        if (!lane->urgent && s->can_together && s->background - s->closes >= POSIX_TOGETHER) {
+        if (!lane->urgent && together(s)) {
             serve_together(s);
             continue;
         }
         struct env_sync *request = queue_take(q);
         if (!lane->urgent) s->background--;
         if (!request->done) s->closes--;
+        s->patient -= request->patient;
         serve(s, request);
     }
     pthread_mutex_unlock(&s->lock);
@@ -239,10 +251,27 @@ static void ask(struct posix_sync *s, struct env_sync *request) {
     queue_put(&s->queues[request->urgent], request);
     if (!request->urgent) s->background++;
     if (!request->done) s->closes++;
-    bool more = s->background > s->idle && s->lane_count < POSIX_THREADS_MAX;
-    pthread_cond_signal(&s->wanted[request->urgent]);
+    s->patient += request->patient;
+    bool more = s->background > s->idle && s->lane_count < POSIX_THREADS_MAX && !request->patient;
+    if (!request->patient) pthread_cond_signal(&s->wanted[request->urgent]);
     pthread_mutex_unlock(&s->lock);
     if (more) (void)start_lane(s); /* without it, it takes longer */
+}
+
+/* Begins what was patient, with threads for it. */
+static void wait_begins(struct posix_sync *s) {
+    pthread_mutex_lock(&s->lock);
+    s->waits = true;
+    size_t more = s->patient > s->idle && !together(s) ? s->patient - s->idle : 0;
+    if (s->patient > 0) pthread_cond_broadcast(&s->wanted[false]);
+    pthread_mutex_unlock(&s->lock);
+    while (more-- > 0 && s->lane_count < POSIX_THREADS_MAX && start_lane(s) == HF_OK) {}
+}
+
+static void wait_ends(struct posix_sync *s) {
+    pthread_mutex_lock(&s->lock);
+    s->waits = false;
+    pthread_mutex_unlock(&s->lock);
 }
 
 void posix_sync_begin(struct hf_env *env, struct env_sync *request) {
@@ -285,6 +314,8 @@ size_t posix_wait(struct hf_env *env) {
         size_t ran = posix_poll(env);
         if (ran > 0 || s->under_way == 0) return ran;
         struct pollfd ready = {.fd = s->event_fd, .events = POLLIN};
+        wait_begins(s);
         if (poll(&ready, 1, -1) < 0) assert(errno == EINTR);
+        wait_ends(s);
     }
 }

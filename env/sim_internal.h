@@ -9,7 +9,7 @@ enum {
     SIM_FILE_MAX = 512 << 20, /* bytes of one file */
     SIM_VERSIONS = 4,         /* unforced versions kept of a sector, beside first and last */
     SIM_SIZES = 16,           /* likewise of a file's size */
-    SIM_SYNCS_MAX = 1024,     /* syncs under way at once */
+    SIM_SYNCS_MAX = 8192,     /* syncs under way at once */
     SIM_SUFFIX = 16,
     SIM_SPARE_MAX = 256, /* slabs of memory kept for later files */
 };

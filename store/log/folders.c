@@ -182,8 +182,10 @@ void topic_epochs_write(struct log_partition *p) {
     enum hf_err e = hf_buf_failed(&text);
     if (!e) e = env_open(p->log->env, path, ENV_CREATE, &f);
     if (!e) {
-        e = env_truncate(f, 0);
-        if (!e) e = env_write(f, 0, text.p, text.n);
+        uint64_t size = 0; /* a file that was cut to nothing is written back when it is closed, by ext4 */
+        e = env_write(f, 0, text.p, text.n);
+        if (!e) e = env_size(f, &size);
+        if (!e && size > text.n) e = env_truncate(f, text.n);
         env_close(f);
     }
     hf_buf_fini(&text);

@@ -23,7 +23,7 @@ enum {
     LOG_SYNC_BACKGROUND = 8,         /* partitions being synced, when the background asks for another one, */
     LOG_SYNC_EVICT = 16,             /* when files are to be closed, */
     LOG_SYNC_CHECKPOINT = 24,        /* when a checkpoint does, */
-    LOG_SYNC_BLOCKED = 4096,         /* and when nobody else wants the disk: at start and stop */
+    LOG_SYNC_BLOCKED = 1024,         /* and when nobody else wants the disk: at start and stop */
     LOG_CHECKPOINT_DIRTY = 2048,     /* dirty partitions for each checkpoint_bytes of journal, */
     LOG_CHECKPOINT_TIMES = 8,        /* up to so many times */
     LOG_PRODUCERS = 10000,           /* idempotent producers remembered for a partition */

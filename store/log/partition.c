@@ -107,6 +107,25 @@ struct segment *partition_active(struct log_partition *p) {
     return p->segments ? p->segments->prev : NULL;
 }
 
+/* Recovery went on at a ceiling, and no batch has come since: the next one begins a segment there [L6]. Until
+ * then the active one ends where its batches do, and the end lies further on. */
+bool partition_jumped(const struct log_partition *p) {
+    return p->epochs[p->epoch_count - 1].start == p->end.offset && p->segments->prev->base < p->end.offset;
+}
+
+/* Behind its last batch. */
+int64_t partition_end_of_active(const struct log_partition *p) {
+    return partition_jumped(p) ? p->segments->prev->next_offset : p->end.offset;
+}
+
+/* The last batch ends at `behind`; offsets from there on are not given out until the last epoch begins. */
+void partition_jump(struct log_partition *p, int64_t behind) {
+    int64_t goes_on = p->epochs[p->epoch_count - 1].start;
+    assert(behind < goes_on);
+    p->segments->prev->next_offset = behind;
+    p->end.offset = goes_on;
+}
+
 /* Below it every byte is in a segment. */
 struct place partition_applied(const struct log_partition *p) {
     return p->parts ? p->parts->at : p->end;
@@ -119,10 +138,11 @@ struct place partition_groupable(const struct log_partition *p) {
 
 static enum hf_err roll(struct log_partition *p, uint64_t room) {
     struct segment *old = partition_active(p), *s;
+    int64_t behind = partition_end_of_active(p);
     enum hf_err e = segment_create(p, p->end.offset, room, &s);
     if (e) return e;
     env_point(p->log->env, "segment.created");
-    e = segment_seal(old, p->end.offset);
+    e = segment_seal(old, behind);
     env_point(p->log->env, "segment.rolled");
     if (e) log_fail(p->log, e, "trim");
     p->end = (struct place){s, 0, p->end.offset};
@@ -142,6 +162,7 @@ enum hf_err partition_room(struct log_partition *p, uint64_t n, int64_t offsets)
     struct segment *s = partition_active(p);
     uint64_t most = p->log->open ? p->topic->config.segment_bytes : LOG_SEGMENT_MAX;
     if (n > LOG_SEGMENT_MAX / 2) return HF_ELIMIT;
+    if (partition_jumped(p)) return roll(p, n);
     bool full = s->size + n > most || p->end.offset + offsets - s->base > INT32_MAX;
     if (full && s->size > 0) return roll(p, n);
     enum hf_err e = segment_writable(s, n);
@@ -321,4 +342,6 @@ void partition_check(struct log_partition *p) {
         before = s;
     }
     assert(before && before == p->end.seg && before->size == p->end.pos);
+    assert(!partition_jumped(p) ||
+           (before->next_offset < p->end.offset && before->next_offset >= before->base));
 }

@@ -68,7 +68,9 @@ static void ask(struct log_partition *p, struct hf_file *f, const char *dir, boo
     }
     r->p = p;
     DL_APPEND(p->sync.requests, r);
-    r->s = (struct env_sync){.file = f, .urgent = urgent, .done = ended, .arg = r};
+    bool blocks = !p->log->open || p->log->closing; /* then it asks for many at a time */
+    r->s =
+        (struct env_sync){.file = f, .urgent = urgent, .patient = blocks && !urgent, .done = ended, .arg = r};
     if (dir) {
         memcpy(r->dir, dir, n);
         r->s.dir = r->dir;

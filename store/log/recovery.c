@@ -10,9 +10,11 @@
  * sync had failed before [L10]. Then everything is synced by an ordinary checkpoint, under a new incarnation
  * of the journal, before the first answer.
  *
- * Running it twice is running it once: it changes nothing in the journal, writes to segments what is there or
- * follows from the journal, and what it makes anew (a segment at a ceiling) the next run removes as left
- * over [L14]. */
+ * Running it twice is running it once: it changes nothing in the journal, and writes to segments what is there
+ * or follows from the journal.
+ *
+ * Where a partition jumps to its ceiling, the segment that is named by it is left to the first batch that
+ * comes: thousands of partitions would each make three files here, and sync them, before the first answer. */
 #include "log_internal.h"
 
 #include <stdio.h>
@@ -135,6 +137,14 @@ static void at_end(struct log_partition *p, struct place end) {
     p->end = p->journaled = p->durable = p->high = p->synced = end;
 }
 
+/* Where the checkpoint says that its batches end; or, if a start had jumped and nothing had come since, where
+ * it would have gone on [L6]: there its last epoch begins. */
+static void at_facts(struct log_partition *p, const struct facts *f) {
+    p->end = (struct place){partition_active(p), f->pos, f->next};
+    if (p->epochs[p->epoch_count - 1].start > f->next && !hf_mutate(36)) partition_jump(p, f->next);
+    at_end(p, p->end);
+}
+
 /* The index as the checkpoint synced it, or made again. */
 static enum hf_err settle_index(struct segment *s, const struct facts *f) {
     s->max_ts = f->max_ts; /* opening it saw entries that the checkpoint does not know */
@@ -161,7 +171,7 @@ static enum hf_err load_partition(struct log_partition *p, const struct facts *k
     if (!e) e = add_segments(p, f);
     if (e) return e;
     struct segment *s = partition_active(p);
-    at_end(p, (struct place){s, f->pos, f->next});
+    at_facts(p, f);
     p->noted_base = p->fact_base = f->base;
     p->listed_below = f->unlisted;
     if (clean) return p->tail->at < p->tail->count ? refuse(p, 0, "a segment nobody knows") : HF_OK;
@@ -197,7 +207,7 @@ static enum hf_err follow_roll(struct log_partition *p) {
     struct segment *old = partition_active(p);
     if (old->base == p->end.offset) return HF_OK;
     enum hf_err e = sync_again(old);
-    if (!e) e = segment_seal(old, p->end.offset);
+    if (!e) e = segment_seal(old, partition_end_of_active(p));
     struct segment *s = e ? NULL : segment_add(p, t->base[t->at++]);
     if (!s) return e ? e : HF_ENOMEM;
     e = segment_open(s);
@@ -399,19 +409,15 @@ static enum hf_err replay_entry(void *arg, const struct replay_entry *x) {
 
 /* Offsets below the ceiling may have been seen: none of them is used again [L6]. */
 static enum hf_err jump(struct log_partition *p) {
-    struct segment *old = partition_active(p), *s;
+    int64_t behind = partition_end_of_active(p);
     int32_t epoch = partition_epoch(p) + 1;
     enum hf_err e = partition_epoch_add(p, epoch, p->ceiling);
-    if (!e) e = segment_create(p, p->ceiling, 0, &s);
     if (e) return e;
     env_log(p->log->env, ENV_INFO, "ceiling_jump", "topic=%s partition=%d end=%lld goes_on_at=%lld epoch=%d",
-            p->topic->name, p->number, (long long)p->end.offset, (long long)p->ceiling, epoch);
-    old->sealed = true; /* its tail was cut before */
-    old->next_offset = p->end.offset;
-    index_seal(old);
-    p->end = (struct place){s, 0, p->ceiling};
+            p->topic->name, p->number, (long long)behind, (long long)p->ceiling, epoch);
+    partition_jump(p, behind);
     topic_epochs_write(p);
-    return HF_OK; /* the old one stays even if empty: the checkpoint's facts may name it */
+    return HF_OK;
 }
 
 /* Offsets that were given out, and not found, are not given again. */

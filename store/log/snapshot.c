@@ -100,8 +100,19 @@ static int64_t settled_below(struct log_partition *p, const struct segment *at) 
     return unlisted < at->base ? unlisted : at->base;
 }
 
+/* The ceiling of a partition that is synced up to its end is forgotten, by the log too: whoever comes next
+ * waits for a new one, which lies behind this checkpoint in the journal. So no partition that has rested jumps
+ * [L6]. */
+static int64_t settle_ceiling(struct log_partition *p, bool clean) {
+    bool rests = p->synced.offset == p->end.offset && p->ceiling_asked == p->ceiling;
+    if (!clean && !rests) return p->ceiling;
+    if (!hf_mutate(35)) p->ceiling = p->ceiling_asked = 0;
+    return 0;
+}
+
 static void encode_partition(struct log_partition *p, bool clean, struct hf_buf *out) {
     struct place at = partition_applied(p);
+    if (partition_jumped(p)) at.offset = at.seg->next_offset; /* its last epoch tells where it goes on */
     size_t from = out->n;
     p->noted_base = at.seg->base;
     hf_buf_be32(out, 0);
@@ -111,7 +122,7 @@ static void encode_partition(struct log_partition *p, bool clean, struct hf_buf 
     hf_buf_be64(out, (uint64_t)at.seg->base);
     hf_buf_be64(out, at.pos);
     hf_buf_be64(out, (uint64_t)at.offset);
-    hf_buf_be64(out, clean ? 0 : (uint64_t)p->ceiling);
+    hf_buf_be64(out, (uint64_t)settle_ceiling(p, clean));
     hf_buf_be64(out, (uint64_t)p->last_time_ms);
     hf_buf_be64(out, p->topic->next_sequence);
     hf_buf_be64(out, (uint64_t)at.seg->max_ts);

@@ -248,6 +248,36 @@ static void syncs_complete_once_and_only_in_poll(void **state) {
     env_close(f);
 }
 
+/* More than are synced one by one (env/posix_sync.c), with others among them. */
+static void thousands_of_patient_syncs_complete_once_when_they_are_waited_for(void **state) {
+    enum { SYNCS = 3000 };
+    struct hf_env *env = env_of(state);
+    struct hf_file *f[2] = {opened(env, "a", ENV_CREATE), opened(env, "b", ENV_CREATE)};
+    struct syncs c = {0};
+    struct env_sync *s = calloc(SYNCS, sizeof *s);
+    assert_non_null(s);
+    for (int round = 0; round < 2; round++) {
+        c = (struct syncs){.inside = true};
+        for (size_t i = 0; i < SYNCS; i++) {
+            s[i] = (struct env_sync){.urgent = i % 1000 == 7, .done = count_sync, .arg = &c};
+            s[i].patient = !s[i].urgent && i % 100 != 9;
+            if (i % 3 == 0)
+                s[i].dir = ".";
+            else
+                s[i].file = f[i % 2];
+            if (s[i].file) assert_int_equal(env_write(s[i].file, i, "x", 1), HF_OK);
+            env_sync_begin(env, &s[i]);
+        }
+        c.inside = false;
+        while (c.ended < SYNCS) assert_int_not_equal(env_wait(env), 0);
+        assert_int_equal(env_wait(env), 0);
+        assert_int_equal(c.ended, SYNCS);
+    }
+    free(s);
+    env_close(f[0]);
+    env_close(f[1]);
+}
+
 static void again(struct env_sync *s, enum hf_err e) {
     struct syncs *c = s->arg;
     assert_int_equal(e, HF_OK);
@@ -326,6 +356,7 @@ int contract_run(const struct contract_subject *s) {
         TEST(folders_are_made_and_removed),
         TEST(names_come_sorted_and_a_listing_can_stop),
         TEST(syncs_complete_once_and_only_in_poll),
+        TEST(thousands_of_patient_syncs_complete_once_when_they_are_waited_for),
         TEST(a_completion_may_begin_its_request_again),
         TEST(waiting_for_one_sync_runs_the_others_completions),
         TEST(direct_reads_see_what_was_synced),

@@ -19,6 +19,81 @@ static void fill(struct fixture *f, const char *topic, int count, enum log_ack a
     }
 }
 
+/* ---- jumps to the ceiling ---- */
+
+static bool has_file(struct fixture *f, const char *path) {
+    struct hf_file *file;
+    if (env_open(f->env, path, ENV_READ, &file)) return false;
+    env_close(file);
+    return true;
+}
+
+static int64_t end_of(struct fixture *f, int32_t *epoch) {
+    struct log_bounds b;
+    log_bounds(log_partition(f->log, HF_STR("t"), 0), &b);
+    *epoch = b.leader_epoch;
+    return b.end;
+}
+
+static void crash_and_start(struct fixture *f) {
+    fixture_crash(f, HF_SIM_PROCESS_DEATH);
+    fixture_start(f);
+}
+
+static void a_jump_outlives_starts_and_makes_its_segment_with_the_next_batch(void **state) {
+    (void)state;
+    struct fixture f;
+    int32_t epoch;
+    char path[64];
+    fixture_open(&f, 21);
+    fixture_create(&f, "t", one);
+    fill(&f, "t", 5, LOG_ACK_WRITTEN);
+    crash_and_start(&f);
+    int64_t end = end_of(&f, &epoch);
+    assert_true(end > 5);
+    assert_int_equal(epoch, 1);
+    snprintf(path, sizeof path, "topics/t-0/%020lld.log", (long long)end);
+    assert_false(has_file(&f, path));
+    crash_and_start(&f); /* nothing came: nobody jumps again */
+    assert_int_equal(end_of(&f, &epoch), end);
+    fixture_stop(&f);
+    fixture_start(&f);
+    assert_int_equal(end_of(&f, &epoch), end);
+    assert_int_equal(epoch, 1);
+    assert_int_equal(append(&f, "t", "next", LOG_ACK_DURABLE), end);
+    assert_true(has_file(&f, path));
+    fixture_crash(&f, HF_SIM_POWER_LOSS);
+    fixture_start(&f);
+    assert_int_equal(end_of(&f, &epoch), end + 1);
+    assert_non_null(strstr(contents(&f, "t"), ":next"));
+    fixture_close(&f);
+}
+
+static void a_partition_that_rests_since_a_checkpoint_does_not_jump(void **state) {
+    (void)state;
+    struct fixture f;
+    struct log_stats s;
+    int32_t epoch;
+    fixture_open(&f, 22);
+    fixture_create(&f, "t", one);
+    fixture_create(&f, "other", one);
+    fill(&f, "t", 5, LOG_ACK_WRITTEN);
+    log_stats(f.log, &s);
+    uint64_t before = s.checkpoints;
+    for (int turns = 0; s.checkpoints < before + 2; turns++) { /* the first one syncs "t" */
+        assert_true(turns < 1000);
+        fill(&f, "other", 20, LOG_ACK_DURABLE);
+        log_stats(f.log, &s);
+    }
+    crash_and_start(&f);
+    assert_int_equal(end_of(&f, &epoch), 5);
+    assert_int_equal(epoch, 0);
+    assert_int_equal(append(&f, "t", "next", LOG_ACK_WRITTEN), 5);
+    crash_and_start(&f); /* its first batch got a ceiling again */
+    assert_true(end_of(&f, &epoch) > 6);
+    fixture_close(&f);
+}
+
 /* ---- starts ---- */
 
 static void a_start_after_a_clean_stop_scans_nothing(void **state) {
@@ -310,6 +385,8 @@ static void a_full_disk_refuses_before_an_offset_is_assigned(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_jump_outlives_starts_and_makes_its_segment_with_the_next_batch),
+        cmocka_unit_test(a_partition_that_rests_since_a_checkpoint_does_not_jump),
         cmocka_unit_test(a_start_after_a_clean_stop_scans_nothing),
         cmocka_unit_test(the_journal_is_recycled_and_bounds_what_is_replayed),
         cmocka_unit_test(a_second_server_is_refused),
