@@ -14,11 +14,10 @@
  *
  * Where thousands wait at once (the start and the stop of a log with that many partitions) a commit for each
  * 64 is still too many: requests that are patient wait for all the others, then one thread takes all that
- * wait and calls syncfs, while the rest of them rest. That is
- * believed only where it is a sync of each of those files: ext4 and XFS, from Linux 5.17 on, which reports
- * failed write-back (5.8) and the file system's own failure (5.17). Two gaps are closed by an fdatasync of
- * one of the files behind it: XFS flushes the disk's cache with its log only, if there is any; and ext4 that
- * was shut down said nothing for long.
+ * wait and calls syncfs, while the other threads rest. That is believed only where it is a sync of each of
+ * those files: ext4 and XFS, from Linux 5.17 on, which reports failed write-back (5.8) and the file system's
+ * own failure (5.17). Two gaps are closed by an fdatasync of one of the files behind it: XFS flushes the
+ * disk's cache with its log only, if there is any; and ext4 that was shut down said nothing for long.
  *
  * Linux writes back a file's pages by fdatasync of any of its descriptors, and reports a write-back error to
  * each descriptor that was open when it happened, once: that is why the log keeps open the descriptor that
@@ -33,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -90,6 +90,10 @@ static void announce(struct posix_sync *s) {
 
 /* ---- one at a time ---- */
 
+static enum hf_err sync_one(const struct posix_sync *s, const struct env_sync *request) {
+    return request->file ? sync_file(request->file) : sync_dir(s->root_fd, request->dir);
+}
+
 /* Called with the lock, which it lets go of meanwhile. */
 static void serve(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_unlock(&s->lock);
@@ -97,7 +101,7 @@ static void serve(struct posix_sync *s, struct env_sync *request) {
     if (closes)
         close_file(request->file);
     else
-        request->result = request->file ? sync_file(request->file) : sync_dir(s->root_fd, request->dir);
+        request->result = sync_one(s, request);
     pthread_mutex_lock(&s->lock);
     if (closes) return;
     bool first = s->ended.first == NULL;
@@ -124,11 +128,29 @@ static enum hf_err sync_all(int root_fd) {
     return failed ? hf_err_from_errno(errno) : HF_OK;
 }
 
+/* Somebody may have mounted another disk below. */
+static bool beside_root(const struct posix_sync *s, const struct env_sync *request) {
+    struct stat root, its;
+    const struct posix_file *f = (const struct posix_file *)request->file;
+    int failed = f ? fstat(f->fd, &its) : fstatat(s->root_fd, request->dir, &its, 0);
+    return !failed && !fstat(s->root_fd, &root) && its.st_dev == root.st_dev;
+}
+
+/* Called without the lock. */
+static void sync_together(const struct posix_sync *s, struct env_sync *first) {
+    const struct env_sync *last = NULL;
+    enum hf_err e = sync_all(s->root_fd);
+    for (struct env_sync *r = first; r; r = r->next)
+        if (beside_root(s, r) && (!last || r->file)) last = r;
+    if (!e && last) e = sync_one(s, last);
+    for (struct env_sync *r = first; r; r = r->next) r->result = beside_root(s, r) ? e : sync_one(s, r);
+}
+
 /* All that wait in the background; called with the lock, which it lets go of meanwhile. What is asked for from
  * here on was not covered, and waits. */
 static void serve_together(struct posix_sync *s) {
     struct sync_queue *q = &s->queues[false], syncs;
-    struct env_sync *request, *file = NULL;
+    struct env_sync *request;
     queue_init(&syncs);
     s->together = true;
     for (size_t n = s->background; n > 0; n--) {
@@ -139,19 +161,14 @@ static void serve_together(struct posix_sync *s) {
         }
         s->background--;
         s->patient -= request->patient;
-        if (request->file) file = request;
         queue_put(&syncs, request);
     }
     pthread_mutex_unlock(&s->lock);
-    enum hf_err e = sync_all(s->root_fd);
-    if (!e) e = file ? sync_file(file->file) : sync_dir(s->root_fd, syncs.first->dir);
+    sync_together(s, syncs.first);
     pthread_mutex_lock(&s->lock);
     s->together = false;
     bool first = s->ended.first == NULL;
-    while ((request = queue_take(&syncs))) {
-        request->result = e;
-        queue_put(&s->ended, request);
-    }
+    while ((request = queue_take(&syncs))) queue_put(&s->ended, request);
     if (first) announce(s);
     pthread_cond_broadcast(&s->wanted[false]);
 }
