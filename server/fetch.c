@@ -134,6 +134,7 @@ static int16_t read_partition(struct reading *r, hf_str topic, const struct kafk
     out->high_watermark = bounds.high;
     out->last_stable_offset = bounds.stable;
     out->log_start_offset = bounds.start;
+    if (in->last_fetched_epoch > bounds.leader_epoch) return KAFKA_OFFSET_OUT_OF_RANGE; /* as Kafka answers */
     if (diverged(r, p, in, out)) return KAFKA_NONE;
     size_t room = room_left(r, in->partition_max_bytes);
     if (r->any && room == 0) return KAFKA_NONE;

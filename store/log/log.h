@@ -233,7 +233,8 @@ HF_CHECK enum hf_err log_offset_max_time(struct log *l, struct log_partition *p,
                                          int64_t *timestamp);
 /* The leader epoch that batches at an offset have, or the next one would have. */
 int32_t log_epoch_at(const struct log_partition *p, int64_t offset);
-/* End offset of the largest epoch at most `epoch` (OffsetForLeaderEpoch); HF_EEND: unknown. */
+/* End offset of the largest epoch at most `epoch` (OffsetForLeaderEpoch), or where the first one starts if it is
+ * older than that. HF_EEND: newer than the newest. */
 HF_CHECK enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32_t *found, int64_t *end);
 
 /* Reads and proves everything that the log keeps, at once: for tools, it blocks. What is damaged is told as

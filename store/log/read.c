@@ -257,6 +257,12 @@ int32_t log_epoch_at(const struct log_partition *p, int64_t offset) {
 }
 
 enum hf_err log_epoch_end(struct log_partition *p, int32_t epoch, int32_t *found, int64_t *end) {
+    if (epoch < 0 || epoch > partition_epoch(p)) return HF_EEND;
+    if (epoch < p->epochs[0].epoch) {
+        *found = epoch;
+        *end = p->epochs[0].start;
+        return HF_OK;
+    }
     for (size_t i = p->epoch_count; i-- > 0;) {
         if (p->epochs[i].epoch > epoch) continue;
         *found = p->epochs[i].epoch;

@@ -286,18 +286,15 @@ def epoch_end(connection, topic, partition, epoch):
 
 
 def epochs(servers, topic):
-    """partition -> [(epoch, its first offset, the offset behind its last)], oldest first."""
+    """partition -> [(epoch, its first offset, the offset behind its last)], oldest first. They follow one another, from 0."""
     host, port = servers.rsplit(":", 1)
     tables = {}
     with socket.create_connection((host, int(port)), 20) as connection:
         for partition in range(TOPICS[topic]):
-            rows, epoch = [], 2**31 - 2
-            while epoch >= 0:
-                epoch, end = epoch_end(connection, topic, partition, epoch)
-                if epoch >= 0:
-                    rows.append((epoch, end))
-                    epoch -= 1
-            rows.reverse()
+            rows = []
+            while not rows or rows[-1][0] >= 0:
+                rows.append(epoch_end(connection, topic, partition, len(rows)))
+            rows.pop()  # above the newest there is none
             tables[partition] = [(e, rows[i - 1][1] if i else 0, end) for i, (e, end) in enumerate(rows)]
     return tables
 

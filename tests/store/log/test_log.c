@@ -67,6 +67,9 @@ static void an_answer_to_acks_one_survives_the_process(void **state) {
     int64_t end;
     assert_int_equal(log_epoch_end(log_partition(f.log, HF_STR("t"), 0), 0, &found, &end), HF_OK);
     assert_int_equal(end, next);
+    assert_int_equal(log_epoch_end(log_partition(f.log, HF_STR("t"), 0), 1, &found, &end), HF_OK);
+    assert_int_equal(end, next + 1);
+    assert_int_equal(log_epoch_end(log_partition(f.log, HF_STR("t"), 0), 2, &found, &end), HF_EEND);
     fixture_close(&f);
 }
 
