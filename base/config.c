@@ -101,11 +101,10 @@ static enum hf_err set_number(struct loading *l, const struct hf_option *o, cons
     enum hf_err e = o->type == HF_OPTION_INT     ? hf_str_int(s, &v)
                     : o->type == HF_OPTION_BYTES ? parse_bytes(s, &v)
                                                  : hf_duration_parse(s, &v);
-    if (e) return refuse(l, "%s: %s: \"%s\" is not %s", where, o->name, text, forms[o->type]);
+    if (e) return refuse(l, "%s: \"%s\" is not %s", where, text, forms[o->type]);
     int64_t max = o->min == 0 && o->max == 0 ? INT64_MAX : o->max;
     if (v < o->min || v > max)
-        return refuse(l, "%s: %s: %s is not between %" PRId64 " and %" PRId64, where, o->name, text, o->min,
-                      max);
+        return refuse(l, "%s: %s is not between %" PRId64 " and %" PRId64, where, text, o->min, max);
     memcpy((uint8_t *)l->target + o->at, &v, sizeof(v));
     return HF_OK;
 }
@@ -114,7 +113,7 @@ static enum hf_err set_switch(struct loading *l, const struct hf_option *o, cons
                               const char *where) {
     bool v = strcmp(text, "true") == 0;
     if (!v && strcmp(text, "false") != 0)
-        return refuse(l, "%s: %s: \"%s\" is neither true nor false", where, o->name, text);
+        return refuse(l, "%s: \"%s\" is neither true nor false", where, text);
     memcpy((uint8_t *)l->target + o->at, &v, sizeof(v));
     return HF_OK;
 }
@@ -163,12 +162,12 @@ static int on_key(void *arg, const char *section, const char *name, const char *
     struct loading *l = arg;
     if (*section && strcmp(section, l->options->command) != 0) return 1;
     char where[WHERE_MAX];
-    (void)snprintf(where, sizeof(where), "%s:%d", l->file, l->line);
     const struct hf_option *o = option_named(l->options, name, strlen(name));
     if (!o) {
-        (void)refuse(l, "%s: unknown key \"%s\"", where, name);
+        (void)refuse(l, "%s:%d: unknown key \"%s\"", l->file, l->line, name);
         return 0;
     }
+    (void)snprintf(where, sizeof(where), "%s:%d: %s", l->file, l->line, o->name);
     return set(l, o, value, where) == HF_OK;
 }
 

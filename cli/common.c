@@ -33,7 +33,10 @@ int cli_settings(struct hf_config *c, const struct hf_options *options, const ch
                  char **argv, void *target, bool *stop) {
     enum hf_err e = hf_config_load(c, options, argc - 1, argv + 1, target);
     *stop = true;
-    if (e) return cli_usage(options->command, "%s", c->error);
+    if (e) {
+        (void)fprintf(stderr, "holdfast %s: %s\n", options->command, c->error);
+        return CLI_USAGE;
+    }
     if (c->help) {
         (void)printf("usage: %s\n\n", usage);
         hf_config_usage(options, stdout);

@@ -91,7 +91,7 @@ static enum hf_err add_time(struct hf_buf *path, const char *name, const char *v
     int64_t ms;
     if (!value) return HF_OK;
     if (hf_time_parse(hf_str_of(value), &ms))
-        return client_error(HF_EINVAL, "--%s: neither ms since 1970 nor RFC 3339: \"%s\"", name, value);
+        return client_error(HF_EINVAL, "--%s \"%s\": 2026-03-01T12:00:00Z, or ms since 1970", name, value);
     hf_buf_printf(path, "&%s=%" PRId64, name, ms);
     return HF_OK;
 }
@@ -277,16 +277,30 @@ static enum hf_err cancel(const struct schedule *s, const char *const *names) {
     return names[0] ? change(s, "DELETE", names, NULL) : change_many(s, "DELETE", NULL);
 }
 
+static enum hf_err check_times(const struct schedule *s) {
+    int64_t v;
+    if (s->due && hf_time_parse(hf_str_of(s->due), &v))
+        return client_error(HF_EINVAL, "move: --due \"%s\": 2026-03-01T12:00:00Z, or ms since 1970", s->due);
+    bool level = s->delay && strncmp(s->delay, "level", 5) == 0; /* the server knows them */
+    if (s->delay && !level && hf_duration_parse(hf_str_of(s->delay), &v))
+        return client_error(HF_EINVAL, "move: --delay \"%s\": 250ms 30s 15m 2h 7d", s->delay);
+    if (s->by && hf_duration_parse(hf_str_of(s->by + (*s->by == '-')), &v))
+        return client_error(HF_EINVAL, "move: --by \"%s\": 15m, or -15m for earlier", s->by);
+    return HF_OK;
+}
+
 static enum hf_err move(const struct schedule *s, const char *const *names) {
     if (!!s->due + !!s->delay + !!s->by != 1)
         return client_error(HF_EINVAL, "move: to when? (--due, --delay, or of many --by)");
     if (s->by && names[0])
         return client_error(HF_EINVAL, "move: --by is for many; of one say --due or --delay");
+    enum hf_err e = check_times(s);
+    if (e) return e;
     json_t *body = s->due     ? json_pack("{s:s}", "due", s->due)
                    : s->delay ? json_pack("{s:s}", "delay", s->delay)
                               : json_pack("{s:s}", "by", s->by);
     if (!body) return client_error(HF_ENOMEM, "move: %s", hf_err_text(HF_ENOMEM));
-    enum hf_err e = names[0] ? change(s, "POST", names, body) : change_many(s, "POST", body);
+    e = names[0] ? change(s, "POST", names, body) : change_many(s, "POST", body);
     json_decref(body);
     return e;
 }

@@ -91,6 +91,9 @@ static int list(const struct txn_command *c) {
     json_int_t from = 0;
     if (c->group && !client_path_segment(c->group, group, sizeof group))
         return cli_usage("txn", "the group is too long");
+    if (c->state && strcmp(c->state, "prepared") != 0 && strcmp(c->state, "parked") != 0 &&
+        strcmp(c->state, "committed") != 0)
+        return cli_usage("txn", "state \"%s\": prepared, parked or committed", c->state);
     if (!c->json)
         (void)printf("%-24s %-10s %5s %5s  %s  %s\n", "CREATED", "STATE", "MSGS", "CHECK", "GROUP", "ID");
     do {

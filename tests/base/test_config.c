@@ -82,7 +82,7 @@ static void errors_say_what_and_where(void **state) {
     assert_int_equal(LOAD("--nonsense", "1"), HF_EINVAL);
     assert_string_equal(config.error, "unknown flag --nonsense; --help lists them");
     assert_int_equal(LOAD("--num.partitions", "0"), HF_EINVAL);
-    assert_string_equal(config.error, "--num.partitions: num.partitions: 0 is not between 1 and 100");
+    assert_string_equal(config.error, "--num.partitions: 0 is not between 1 and 100");
     assert_int_equal(LOAD("--wait", "soon"), HF_EINVAL);
     assert_non_null(strstr(config.error, "\"soon\" is not a duration"));
     assert_int_equal(LOAD("--data"), HF_EINVAL);

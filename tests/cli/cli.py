@@ -123,6 +123,15 @@ def a_group_reads_on_and_is_reset(cli):
     cli("group", "reset", "readers", status=2)
 
 
+def a_wrong_word_is_told_with_what_it_may_be(cli):
+    for words, may in ((("txn", "list", "--state", "lost"), "parked"), (("schedule", "move", "t", "i", "--delay", "soon"), "15m"),
+                       (("schedule", "move", "--topic", "t", "--by", "soon"), "-15m"), (("send", "t", "x", "--due", "soon"), "T12:00"),
+                       (("schedule", "list", "--from", "soon"), "T12:00"), (("send", "t", "x", "--on.conflict", "win"), "keep")):
+        err = cli(*words, status=2)
+        assert f'"{words[-1]}"' in err and may in err, (words, err)
+    assert cli("send", "t", "--count", "1", status=2).count("--help") == 1
+
+
 HANDLER = """#!/bin/sh
 read -r value
 echo "$HF_TOPIC $HF_KEY $HF_MESSAGE_ID $HF_ATTEMPT $HF_FENCE $HF_HEADER_MY_COLOUR $value" >> "$0.log"
@@ -233,7 +242,7 @@ def a_program_dies_with_its_worker(cli):
 
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
          tail_and_send_carry_a_topic_whole, digits_are_an_offset_and_a_date_is_a_time,
-         topics_are_made_described_and_deleted, a_group_reads_on_and_is_reset,
+         topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be, a_group_reads_on_and_is_reset,
          a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,
          a_program_dies_with_its_worker]
 
