@@ -6,7 +6,7 @@
 A line "$ command" is run by bash; the lines below it are what it must print, "…" standing for anything. The README's
 ports become free ones, build/holdfast the binary that is tested. A command that prints too little is run again until a
 deadline, if it only looks (list, count, kcat -C); one under `timeout` gets as long as it needs, and is then ended as `timeout`
-would; the server's own line starts the server."""
+would; the server's own line starts the server. And looks whether the files, metrics and headers that pages name are there."""
 import os
 import re
 import shutil
@@ -66,7 +66,29 @@ def run(command, expected, folder, environment, deadline_s=30):
             return good, done
 
 
-PAGES = {"README.md": 10, "docs/delay.md": 8, "docs/worker.md": 5}  # and how many commands are there at least
+# And how many commands are there at least.
+PAGES = {"README.md": 10, "docs/delay.md": 8, "docs/worker.md": 5, "docs/transactions.md": 9}
+
+
+def wrong_names(repository, build, server):
+    """What the pages name and is not there: files, metrics, headers."""
+    there = "".join(name + "\n" for name in server.metrics())
+    with open(os.path.join(repository, "base", "names.h")) as f:
+        headers = set(re.findall(r'"(hf-[a-z-]+)"', f.read()))
+    wrong = []
+    for page in ["README.md", *(os.path.join("docs", p) for p in os.listdir(os.path.join(repository, "docs")))]:
+        with open(os.path.join(repository, page)) as f:
+            text = f.read()
+        files = re.findall(r"`((?:base|bench|build|cli|docs|env|examples|include|scripts|store|tests|timewheel|txn)/[\w./-]+)[` ]",
+                           text)
+        wrong += [(page, p) for p in set(files) if not any(os.path.exists(os.path.join(d, p)) for d in
+                                                           (repository, build, os.path.dirname(build)))]
+        wrong += [(page, m) for m in set(re.findall(r"\bholdfast_[a-z_]+", text)) - {"holdfast_local"}
+                  if not re.search(rf"^{m}(?:\b|_)", there, re.M)]
+        wrong += [(page, h) for h in set(re.findall(r"\bhf-[a-z-]+[a-z]", text)) - headers]
+    for page, name in wrong:
+        print(f"WRONG  {page} names {name}, which is not there")
+    return len(wrong)
 
 
 def run_page(page, least, repository, binary):
@@ -88,6 +110,8 @@ def run_page(page, least, repository, binary):
                 wrong += 1
                 print(f"       expected {expected!r}\n       printed  {done.stdout!r}\n       status {done.returncode} "
                       f"stderr {done.stderr!r}")
+        if page == "README.md":
+            wrong += wrong_names(repository, os.path.dirname(binary), server)
         if ran < least:
             print(f"WRONG  only {ran} commands found in {page}")
             wrong += 1
