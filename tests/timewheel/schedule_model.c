@@ -28,26 +28,89 @@ static struct op *last_of(struct model *m, const struct op *o) {
     return NULL;
 }
 
-/* The first time after `after` at which it is to run: every minute that its period divides, of the hour, or
- * of the day. */
-static int64_t run_after(int period, int64_t after) {
-    enum { MINUTE = 60000, HOUR = 60 };
-    int64_t minute = after / MINUTE + 1, of = period < HOUR ? HOUR : 24 * HOUR;
-    while (minute % of % period) minute++;
-    return minute * MINUTE;
+/* ---- recurring schedules: every minute is looked at ---- */
+
+enum { HOUR = 60, DAY = 24 * HOUR }; /* in minutes */
+static const int64_t MINUTE_MS = 60000;
+
+/* Zones as they are in 2026, in minutes: one stretch of daylight saving, or one of none (Lord Howe). */
+struct zone {
+    const char *name;
+    int64_t from, to; /* minutes since 1970, UTC */
+    int outside, within;
+};
+static const struct zone utc = {NULL, 0, 0, 0, 0};
+static const struct zone berlin = {"Europe/Berlin", 29579100, 29881500, 60, 120}; /* 29 March, 25 October */
+static const struct zone lord_howe = {"Australia/Lord_Howe", 29588580, 29850690, 660, 630}; /* half an hour */
+
+/* A minute of the day fits if it is `at` and so many times `every`, within its hours. */
+struct series {
+    const char *cron;
+    const struct zone *zone;
+    int every, at;
+    int first_hour, last_hour;
+    bool named; /* names hours: each time of day once */
+};
+static const struct series series[] = {
+    {"* * * * *", &utc, 1, 0, 0, 23, false},
+    {"* * * * *", &utc, 1, 0, 0, 23, false},
+    {"*/5 * * * *", &utc, 5, 0, 0, 23, false},
+    {"0,20,40 * * * *", &utc, 20, 0, 0, 23, false},
+    {"@hourly", &utc, 60, 0, 0, 23, false},
+    {"0 0-23/6 * * *", &utc, 360, 0, 0, 23, true},
+    {"*/10 * * * *", &lord_howe, 10, 0, 0, 23, false},
+    {"15,45 1-2 * * *", &lord_howe, 30, 15, 1, 2, true},
+    {"*/20 1-3 * * *", &berlin, 20, 0, 1, 3, true},
+    {"30 2 * * *", &berlin, DAY, 150, 0, 23, true},
+};
+enum { SERIES = sizeof series / sizeof series[0] };
+
+static int64_t local_of(const struct zone *z, int64_t minute) {
+    return minute + (minute >= z->from && minute < z->to ? z->within : z->outside);
+}
+
+static bool fits(const struct series *s, int64_t local) {
+    int of_day = (int)(local % DAY), hour = of_day / HOUR;
+    return hour >= s->first_hour && hour <= s->last_hour && (of_day - s->at + DAY) % s->every == 0;
+}
+
+/* Of one that names hours. Clocks that went forward left local minutes out: those that fit are run at the
+ * gap's end. Clocks that went back show minutes again: they have been run. */
+static bool runs_once_at(const struct series *s, int64_t minute) {
+    enum { CHANGE_MAX = HOUR };
+    int64_t local = local_of(s->zone, minute), before = local_of(s->zone, minute - 1);
+    for (int64_t left_out = before + 1; left_out < local; left_out++)
+        if (fits(s, left_out)) return true;
+    if (!fits(s, local)) return false;
+    for (int64_t m = minute - CHANGE_MAX; m < minute; m++)
+        if (local_of(s->zone, m) == local) return false;
+    return true;
+}
+
+/* The first time after `after` at which it is to run. */
+static int64_t run_after(int number, int64_t after) {
+    const struct series *s = &series[number - 1];
+    int64_t minute = after / MINUTE_MS + 1;
+    while (s->named ? !runs_once_at(s, minute) : !fits(s, local_of(s->zone, minute))) minute++;
+    return minute * MINUTE_MS;
+}
+
+int64_t model_clock_change(uint64_t random) {
+    const int64_t changes[] = {berlin.from, berlin.to, lord_howe.from, lord_howe.to};
+    return changes[random % 4] * MINUTE_MS;
 }
 
 static void decide(struct model *m, struct op *o) {
     o->end = o->kind == CANCEL ? NONE : LIVE;
     o->outcome = SCHEDULE_SCHEDULED;
-    bool reckoned = o->period && o->kind != MOVE && o->kind != NEXT;
-    o->asked_ms = reckoned ? run_after(o->period, o->at_ms) : o->delay >= 0 ? o->at_ms + o->delay : o->due;
+    bool reckoned = o->series && o->kind != MOVE && o->kind != NEXT;
+    o->asked_ms = reckoned ? run_after(o->series, o->at_ms) : o->delay >= 0 ? o->at_ms + o->delay : o->due;
     o->place_due = o->asked_ms > o->at_ms ? o->asked_ms : o->at_ms;
     if (o->id < 0) return;
     struct op *last = last_of(m, o);
     bool cancelled = last && (last->end == DEAD || last->over);
     bool pending = last && !cancelled && last->place_due > o->at_ms;
-    bool running = last && !cancelled && !pending && last->period;
+    bool running = last && !cancelled && !pending && last->series;
     bool delivered = last && !cancelled && !pending && !running;
     if (o->kind == NEXT) {
         if (last && (cancelled || last->seq != o->expect)) o->end = NONE;
@@ -106,18 +169,17 @@ static struct op *new_op(struct model *m) {
     return o;
 }
 
-/* The series that a new operation may go on with. */
-static int period_of(struct model *m, const struct op *o, const struct op *last) {
-    static const int periods[] = {1, 1, 5, 20, 60, 360};
+/* The series that a new operation begins, or goes on with. */
+static int series_of(struct model *m, const struct op *o, const struct op *last) {
     if (!m->recurs || o->id < 0 || o->kind == CANCEL) return 0;
-    if (o->kind == MOVE) return last && model_chance(m, 80) ? last->period : 0;
-    return model_chance(m, 20) ? periods[model_random(&m->random) % 6] : 0;
+    if (o->kind == MOVE) return last && model_chance(m, 80) ? last->series : 0;
+    return model_chance(m, 20) ? 1 + (int)(model_random(&m->random) % SERIES) : 0;
 }
 
 struct op *model_end_series(struct model *m) {
     for (size_t i = 0; i < m->op_accepted; i++) {
         struct op *o = m->by_seq[i];
-        if (!o->period || o->end != LIVE || o->over || last_of(m, o) != o) continue;
+        if (!o->series || o->end != LIVE || o->over || last_of(m, o) != o) continue;
         struct op *end = new_op(m);
         if (!end) return NULL;
         end->kind = CANCEL;
@@ -149,7 +211,7 @@ struct op *model_act(struct model *m, int64_t wall_ms) {
     if (model_chance(m, 30) && o->due >= 0) o->due = wall_ms + 20000 - wall_ms % 20000;
     struct op *last = o->id >= 0 ? last_of(m, o) : NULL;
     if (o->kind == MOVE) o->expect = last ? last->seq + (model_chance(m, 20) ? 1 : 0) : 7;
-    o->period = period_of(m, o, last);
+    o->series = series_of(m, o, last);
     return o;
 }
 
@@ -162,14 +224,6 @@ static const char *number(struct op_record *r, int slot, const char *prefix, int
     return r->texts[slot];
 }
 
-static const char *cron_of(int period) {
-    return period == 1    ? "* * * * *"
-           : period == 5  ? "*/5 * * * *"
-           : period == 20 ? "0,20,40 * * * *"
-           : period == 60 ? "@hourly"
-                          : "0 0-23/6 * * *";
-}
-
 void model_record(const struct model *m, const struct op *o, struct op_record *r) {
     static const char *const conflicts[] = {[KEEP] = "keep", [ONCE] = "once"};
     r->header_count = 0;
@@ -179,8 +233,9 @@ void model_record(const struct model *m, const struct op *o, struct op_record *r
     add(r, HF_HDR_TOPIC, model_topics[o->topic]);
     if (o->id >= 0) add(r, HF_HDR_ID, number(r, 2, "id-", o->id));
     if (o->kind == CANCEL) add(r, HF_HDR_OP, "cancel");
-    if (o->period) add(r, HF_HDR_CRON, cron_of(o->period));
-    bool timed = o->kind == MOVE || (o->kind != CANCEL && !o->period);
+    if (o->series) add(r, HF_HDR_CRON, series[o->series - 1].cron);
+    if (o->series && series[o->series - 1].zone->name) add(r, HF_HDR_TZ, series[o->series - 1].zone->name);
+    bool timed = o->kind == MOVE || (o->kind != CANCEL && !o->series);
     if (timed && o->delay >= 0) add(r, HF_HDR_DELAY, number(r, 3, "", o->delay));
     if (timed && o->delay < 0) add(r, HF_HDR_DUE, number(r, 3, "", o->due));
     if (o->kind == KEEP || o->kind == ONCE) add(r, HF_HDR_ON_CONFLICT, conflicts[o->kind]);
@@ -211,13 +266,13 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
     for (size_t i = 0; i < m->op_accepted && !run; i++)
         if (m->by_seq[i]->seq == (uint64_t)expect) run = m->by_seq[i];
     *why = "a next run of none";
-    if (!run || !run->period || run->end != LIVE || run->root != root) return NULL;
+    if (!run || !run->series || run->end != LIVE || run->root != root) return NULL;
     *why = "a run has two successors";
     if (run->next) return NULL;
     int64_t now_ms = r->timestamp_ms, since = now_ms - (m->absolute ? SET_BACK_MS : AHEAD_MS);
     *why = "a next run at another time";
-    if (due < run_after(run->period, run->asked_ms > since ? run->asked_ms : since)) return NULL;
-    if (due > run_after(run->period, run->asked_ms > now_ms ? run->asked_ms : now_ms)) return NULL;
+    if (due < run_after(run->series, run->asked_ms > since ? run->asked_ms : since)) return NULL;
+    if (due > run_after(run->series, run->asked_ms > now_ms ? run->asked_ms : now_ms)) return NULL;
     struct op *o = new_op(m);
     *why = o ? NULL : "too many runs for the model";
     if (!o) return NULL;
@@ -226,7 +281,7 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
     o->id = run->id;
     o->key = run->key;
     o->partition = run->partition;
-    o->period = run->period;
+    o->series = run->series;
     o->due = due;
     o->expect = run->seq;
     o->root = root;
@@ -237,14 +292,14 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
 struct op *model_delivered(struct model *m, const struct engine_record *r) {
     struct op *o = model_op_of(m, r->value);
     int64_t due = header_number(r, HF_HDR_DUE);
-    while (o && o->period && o->asked_ms != due) o = o->next;
+    while (o && o->series && o->asked_ms != due) o = o->next;
     return o;
 }
 
 const char *model_check_runs(const struct model *m) {
     for (size_t i = 0; i < m->op_accepted; i++) {
         const struct op *o = m->by_seq[i];
-        if (!o->period || o->end != LIVE) continue;
+        if (!o->series || o->end != LIVE) continue;
         if (o->delivered && !o->next) return "a run was delivered, and the next one is not scheduled";
         if (o->next && !o->delivered) return "the next run is scheduled, and this one was not delivered";
     }
@@ -295,7 +350,7 @@ const char *model_check_moved(const struct op *o, const struct engine_record *r)
     const struct op *root = o->root;
     int n = snprintf(identity, sizeof identity, "holdfast.delay/%d/%lld@%lld", root->source,
                      (long long)root->offset, (long long)root->at_ms);
-    if (o->period) (void)snprintf(identity + n, sizeof identity - (size_t)n, "#%lld", (long long)o->asked_ms);
+    if (o->series) (void)snprintf(identity + n, sizeof identity - (size_t)n, "#%lld", (long long)o->asked_ms);
     if (due != o->asked_ms) return "hf-due";
     if (r->timestamp_ms < due || r->timestamp_ms < o->place_due) return "early";
     if (header_number(r, HF_HDR_CREATED_AT) != root->at_ms) return "hf-created-at";

@@ -13,7 +13,7 @@
 #include "timewheel/schedule/schedule.h"
 
 /* Operations, and with the next runs of recurring ones. */
-enum { ACTS_MAX = 600, OPS_MAX = 5000, IDS = 6, TOPICS = 3, OP_HEADERS = 10 };
+enum { ACTS_MAX = 600, OPS_MAX = 5000, IDS = 6, TOPICS = 3, OP_HEADERS = 12 };
 
 extern const char *const model_topics[TOPICS];
 extern const int32_t model_partitions[TOPICS];
@@ -28,7 +28,7 @@ struct op {
     uint64_t expect;
     int key;
     int32_t partition; /* asked for; -1: none */
-    int period;        /* recurring: every so many minutes of the hour, or of the day; 0: it is not */
+    int series;        /* recurring: which expression, from 1; 0: it is not */
     /* once accepted */
     bool accepted, lost;         /* lost: the server died before it was safe */
     int32_t source, destination; /* partitions */
@@ -58,6 +58,8 @@ bool model_chance(struct model *m, unsigned percent);
 /* A new operation at this time; NULL when there are enough. */
 struct op *model_act(struct model *m, int64_t wall_ms);
 int64_t model_delay(struct model *m);
+/* When the clocks of one of the zones that series live in are put forward or back. */
+int64_t model_clock_change(uint64_t random);
 /* One that ends a recurring schedule; NULL when there is none left. */
 struct op *model_end_series(struct model *m);
 

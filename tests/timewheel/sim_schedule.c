@@ -416,6 +416,10 @@ static void draw(struct run *r) {
                                   .random_seed = below(r, 1000)};
     r->clock_moves = r->model.absolute = below(r, 3) == 0;
     r->model.recurs = below(r, 2) == 0;
+    if (r->model.recurs && below(r, 2)) { /* somewhere clocks are put forward or back soon */
+        int64_t change_ms = model_clock_change(model_random(&r->model.random));
+        hf_sim_set_wall(r->sim, change_ms - (int64_t)below(r, (uint64_t)30 * 3600000));
+    }
 }
 
 static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {

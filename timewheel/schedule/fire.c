@@ -344,7 +344,7 @@ static enum hf_err next_run(struct schedule *s, struct resolved *r, const struct
     add_header(&out, h, HF_HDR_EXPECT, expect);
     add_header(&out, h, HF_HDR_DUE, due);
     add_header(&out, h, HF_HDR_CRON, series->cron);
-    if (series->tz.p) add_header(&out, h, HF_HDR_TZ, series->tz);
+    if (series->tz.p && !hf_mutate(118)) add_header(&out, h, HF_HDR_TZ, series->tz);
     if (series->group.p) add_header(&out, h, HF_HDR_GROUP, series->group);
     if (series->skips) add_header(&out, h, HF_HDR_OVERLAP, HF_STR("skip"));
     if (m->partition >= 0) add_header(&out, h, HF_HDR_PARTITION, partition);

@@ -67,6 +67,7 @@ enum hf_err recurring_next(struct schedule *s, hf_str cron, hf_str tz, int64_t a
     if (cron_parse(cron, &c, &why)) return HF_EINVAL;
     enum hf_err e = zone_of(s, tz, &z);
     if (e) return e == HF_ENOTFOUND ? HF_EINVAL : e;
+    c.every_hour |= hf_mutate(119);
     return cron_next(&c, z, after_ms, out);
 }
 
