@@ -26,7 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { GROW_STEP = 1 << 20, GROUP_KEEP = 2 << 20 };
+enum { GROW_STEP = 256 << 10, GROW_EVERY_US = 1000, GROUP_KEEP = 2 << 20 };
 
 static uint64_t lsn_of(uint64_t seq, uint64_t at) {
     return seq << 32 | at;
@@ -163,6 +163,17 @@ static size_t files_max(const struct log *l) {
     return (size_t)(checkpoint_bytes(l) / l->o.journal_file_bytes) * 3 + 4;
 }
 
+/* While the log serves, a file is filled slowly: many zeros on their way to the disk hold up the syncs of
+ * groups. Unless a group waits for the file. */
+static bool grow_now(struct log *l) {
+    struct journal *j = &l->journal;
+    if (!l->open || j->phase == JOURNAL_FORMED) return true;
+    int64_t now_us = env_mono_us(l->env);
+    if (now_us < j->grow_next_us) return false;
+    j->grow_next_us = now_us + GROW_EVERY_US;
+    return true;
+}
+
 /* Keeps one spare ready, a step at a time: never in the way of a group. */
 void journal_prepare(struct log *l) {
     struct journal *j = &l->journal;
@@ -172,13 +183,20 @@ void journal_prepare(struct log *l) {
         j->grown = 0;
         if (!j->growing) return;
     }
-    if (j->grown == j->growing->size) return; /* being synced */
+    if (j->grown == j->growing->size || !grow_now(l)) return; /* being synced; or not yet */
     enum hf_err e = write_zeros(j, j->growing);
     if (e && e != HF_ENOMEM) log_fail(l, e, "journal file");
     if (e || j->grown < j->growing->size) return;
     l->syncs++;
     j->grow_sync = (struct env_sync){.file = j->growing->file, .done = grow_filled, .arg = l};
     env_sync_begin(l->env, &j->grow_sync);
+}
+
+/* Milliseconds until the next step; INT64_MAX: it has nothing to do. */
+int64_t journal_wait(const struct log *l) {
+    const struct journal *j = &l->journal;
+    if (!j->growing || j->grown == j->growing->size) return INT64_MAX;
+    return j->phase == JOURNAL_FORMED ? 0 : GROW_EVERY_US / 1000;
 }
 
 /* Takes a spare into use. Its header is synced with its first group. HF_EAGAIN: there is none yet. */
@@ -197,6 +215,12 @@ static enum hf_err next_file(struct journal *j) {
     return HF_OK;
 }
 
+/* Enough for a whole interval, one that is filled while a checkpoint runs, and one at hand: so that none is made
+ * anew, or thrown away, from one checkpoint to the next. */
+static size_t spares_max(const struct log *l) {
+    return (size_t)(checkpoint_bytes(l) / l->o.journal_file_bytes) + 2;
+}
+
 /* Groups below lsn are needed no more. */
 void journal_recycle(struct log *l, uint64_t lsn) {
     struct journal *j = &l->journal;
@@ -204,17 +228,17 @@ void journal_recycle(struct log *l, uint64_t lsn) {
         struct journal_file *f = j->files;
         DL_DELETE(j->files, f);
         f->seq = 0;
-        bool wanted = count_files(j->spares) * l->o.journal_file_bytes < checkpoint_bytes(l);
+        bool wanted = count_files(j->spares) < spares_max(l);
         if (wanted && l->open && f->size == l->o.journal_file_bytes) {
             DL_APPEND(j->spares, f);
             continue;
         }
         char path[LOG_PATH];
         journal_path(f->slot, path);
-        env_close(f->file);
-        free(f);
         enum hf_err e = env_unlink(l->env, path);
         if (e) log_fail(l, e, path);
+        env_close(f->file); /* the last to let go of it gives its blocks back, beside all else */
+        free(f);
     }
     journal_kick(l);
 }
@@ -477,10 +501,12 @@ static enum hf_err add_tails(struct log *l) {
     while ((p = row)) {
         row = p->flush_next;
         p->flush = false;
-        if (p->gone) continue;
-        if (!e && p->want > p->journaled.offset) e = add_tail(l, p, partition_groupable(p));
-        if (e == HF_EAGAIN) e = HF_OK;
-        if (p->want > p->journaled.offset) partition_want(p, p->want);
+        if (!p->gone) {
+            if (!e && p->want > p->journaled.offset) e = add_tail(l, p, partition_groupable(p));
+            if (e == HF_EAGAIN) e = HF_OK;
+            if (p->want > p->journaled.offset) partition_want(p, p->want);
+        }
+        partition_unref(p);
     }
     return e;
 }
@@ -515,8 +541,12 @@ static void finish(struct log *l) {
     }
     struct commit *c;
     for (c = j->commits; c; c = c->next) commit_apply(c);
-    for (size_t i = 0; i < j->entry_count; i++)
-        if (!j->entries[i].p->gone) partition_settle(j->entries[i].p);
+    for (size_t i = 0; i < j->entry_count; i++) {
+        struct log_partition *p = j->entries[i].p;
+        if (p->gone) continue;
+        partition_settle(p);
+        segment_writeback(p->durable.seg, p->durable.pos);
+    }
     while ((c = j->commits)) {
         j->commits = c->next;
         commit_finish(c);

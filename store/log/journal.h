@@ -33,6 +33,7 @@ struct journal {
     struct journal_file *spares;
     struct journal_file *growing; /* being filled with zeros */
     uint64_t grown;
+    int64_t grow_next_us;
     struct env_sync grow_sync, grow_dir;
     uint32_t next_slot;
     uint64_t next_seq;
@@ -55,6 +56,7 @@ HF_CHECK enum hf_err journal_open(struct log *l, uint64_t next_seq);
 void journal_close(struct log *l);
 void journal_kick(struct log *l);
 bool journal_idle(const struct log *l);
+int64_t journal_wait(const struct log *l);
 void journal_prepare(struct log *l);
 void journal_recycle(struct log *l, uint64_t lsn);
 size_t journal_payload_max(const struct log *l);

@@ -12,8 +12,9 @@ enum {
     LOG_TAIL_MAX = 1 << 20,          /* a longer unsynced tail is not dragged through the journal [L1] */
     LOG_GATHER = 64 << 10,           /* bytes of small batches written together */
     LOG_GATHER_EACH = 16 << 10,      /* a batch of this size is written by itself */
-    LOG_BACKGROUND = 4 << 20,        /* unsynced bytes after which a background sync begins */
+    LOG_BACKGROUND = 4 << 20,        /* bytes not durable after which a background sync begins */
     LOG_BACKGROUND_US = 1000000,     /* or after this time */
+    LOG_WRITEBACK = 256 << 10,       /* durable ones written back at a time, without a sync */
     LOG_CHECKPOINT_US = 30000000,    /* a checkpoint at least this often while anything is dirty */
     LOG_CEILING_STEP = 1 << 20,      /* offsets by which a ceiling runs ahead */
     LOG_WAITING_MAX = 65536,         /* appends that wait for the disk; more is HF_EAGAIN */

@@ -90,11 +90,10 @@ int64_t log_step(struct log *l) {
     trash_step(l);
     segment_evict(l);
     journal_kick(l);
-    bool more = l->ready || l->moved || l->trash ||
-                (l->journal.growing && l->journal.grown < l->journal.growing->size);
+    bool more = l->ready || l->moved || l->trash;
     int64_t wait_ms = more ? 0 : l->dirty ? 100 : 1000;
-    int64_t others_ms[] = {retention_wait(l), compaction_wait(l), scrub_wait(l)};
-    for (int i = 0; i < 3; i++)
+    int64_t others_ms[] = {journal_wait(l), retention_wait(l), compaction_wait(l), scrub_wait(l)};
+    for (int i = 0; i < 4; i++)
         if (others_ms[i] < wait_ms) wait_ms = others_ms[i];
     return wait_ms;
 }
@@ -293,6 +292,11 @@ static void drop_waiting(struct log *l) {
     while (l->moved) {
         struct log_partition *p = l->moved;
         l->moved = p->moved_next;
+        partition_unref(p);
+    }
+    while (l->flush) {
+        struct log_partition *p = l->flush;
+        l->flush = p->flush_next;
         partition_unref(p);
     }
     while (l->ceilings) {

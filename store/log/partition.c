@@ -234,6 +234,7 @@ void partition_want(struct log_partition *p, int64_t offset) {
     if (p->flush || p->gone || p->want <= p->durable.offset) return;
     struct log *l = p->log;
     p->flush = true;
+    partition_ref(p); /* its topic may be deleted before the next group is formed */
     p->flush_next = NULL;
     if (l->flush)
         l->flush_last->flush_next = p;

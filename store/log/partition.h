@@ -95,7 +95,8 @@ struct log_partition {
     struct psync sync;
     uint8_t tidied;            /* syncs of the clean stop */
     int64_t listed_below;      /* closed segments below it had a whole manifest at the last checkpoint */
-    int64_t unsynced_since_us; /* when the first byte above `synced` came; INT64_MIN: there are many */
+    int64_t unsynced_since_us; /* when the first byte that may be unsafe came; INT64_MIN: there are many */
+    int64_t unsynced_upto;     /* where durable is if all that had come by then is safe */
     struct place synced;       /* below it the segments are synced */
     bool dirty_dir;            /* a roll or removal not yet synced */
     bool dirty;                /* on log->dirty */

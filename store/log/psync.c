@@ -38,7 +38,7 @@ static void finish(struct log_partition *p) {
             if (!s->index_dirty) index_rest(s);
         }
         if (!dirty && !p->dirty_dir) partition_mark_clean(p);
-        if (p->synced.offset < p->end.offset) psync_note(p);
+        if (p->durable.offset < p->end.offset) psync_note(p);
         checkpoint_synced(p);
     }
     partition_unref(p);
@@ -148,8 +148,9 @@ void psync_forget(struct log *l) {
 
 /* ---- the background ---- */
 
-static uint64_t unsynced_bytes(const struct log_partition *p) {
-    return p->synced.seg == p->end.seg ? p->end.pos - p->synced.pos : LOG_BACKGROUND;
+/* Those that loss of power could take: neither in the journal nor synced. */
+static uint64_t unsafe_bytes(const struct log_partition *p) {
+    return p->durable.seg == p->end.seg ? p->end.pos - p->durable.pos : LOG_BACKGROUND;
 }
 
 void psync_leave(struct log_partition *p) {
@@ -162,11 +163,12 @@ void psync_leave(struct log_partition *p) {
 void psync_note(struct log_partition *p) {
     struct log *l = p->log;
     if (p->gone || p->sync.running) return;
-    bool many = unsynced_bytes(p) >= LOG_BACKGROUND;
+    bool many = unsafe_bytes(p) >= LOG_BACKGROUND;
     if (p->unsynced && (!many || p->unsynced_since_us == INT64_MIN)) return;
     psync_leave(p);
     p->unsynced = true;
     p->unsynced_since_us = many ? INT64_MIN : env_mono_us(l->env);
+    p->unsynced_upto = p->end.offset + 1; /* the batch that comes now included */
     if (many)
         DL_PREPEND2(l->unsynced, p, unsynced_prev, unsynced_next);
     else
@@ -174,15 +176,19 @@ void psync_note(struct log_partition *p) {
 }
 
 /* Unsynced bytes are kept few: acks≤1 batches are all that loss of power can take. What the journal has made
- * durable by then may wait for the checkpoint. */
+ * durable by then waits for the checkpoint: a sync of megabytes holds up those of the journal by milliseconds,
+ * and whoever waits for them. */
 void psync_background(struct log *l, int64_t now_us) {
     while (l->unsynced && l->syncing_count < LOG_SYNC_BACKGROUND && !l->failed) {
         struct log_partition *p = l->unsynced;
         bool many = p->unsynced_since_us == INT64_MIN;
         if (!many && now_us - p->unsynced_since_us < LOG_BACKGROUND_US) return;
         psync_leave(p);
-        if (p->synced.offset == partition_applied(p).offset) continue;
-        if (!many && p->durable.offset >= p->end.offset) continue;
+        if (p->synced.offset == partition_applied(p).offset || p->durable.offset >= p->end.offset) continue;
+        if (!many && p->durable.offset >= p->unsynced_upto) {
+            psync_note(p); /* only what came later is not safe yet */
+            continue;
+        }
         psync_begin(p, false);
         if (p->sync.running || p->synced.offset == partition_applied(p).offset) continue;
         psync_note(p); /* a swap waits to begin there */

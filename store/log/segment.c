@@ -301,6 +301,15 @@ enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, si
     return gather(s, pos, bytes, n) ? HF_OK : env_write(s->file, pos, bytes, n);
 }
 
+/* What the journal has made durable is written back a little at a time, so that the checkpoint's sync finds
+ * little left to write: it would hold up the journal's for as long as that takes. */
+void segment_writeback(struct segment *s, uint64_t upto) {
+    upto -= upto % LOG_WRITEBACK;
+    if (!s->file || upto <= s->written_back) return;
+    env_writeback(s->file, s->written_back, upto - s->written_back);
+    s->written_back = upto;
+}
+
 /* Gives back what was preallocated and is not used. */
 enum hf_err segment_trim(struct segment *s) {
     write_gathered_of(s);

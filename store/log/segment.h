@@ -47,10 +47,11 @@ struct segment {
     struct segment *prev, *next;
     struct segment *lru_prev, *lru_next;
     int64_t base;
-    uint64_t size;        /* bytes of batches, reserved room included */
-    uint64_t allocated;   /* the file's size */
-    uint64_t step;        /* next preallocation */
-    struct hf_file *file; /* NULL: closed */
+    uint64_t size;         /* bytes of batches, reserved room included */
+    uint64_t allocated;    /* the file's size */
+    uint64_t step;         /* next preallocation */
+    uint64_t written_back; /* the kernel was told to write what lies below to the disk */
+    struct hf_file *file;  /* NULL: closed */
     struct log *log;
     struct index_file index, timeindex, anchors;
     uint64_t indexed_pos;  /* position of the last index entry */
@@ -103,6 +104,7 @@ HF_CHECK enum hf_err segment_writable(struct segment *s, uint64_t room);
 HF_CHECK enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n);
 HF_CHECK enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, size_t n);
 void gathered_write(struct log *l);
+void segment_writeback(struct segment *s, uint64_t upto);
 HF_CHECK enum hf_err segment_trim(struct segment *s);
 void segment_close(struct segment *s);
 void segment_remove(struct segment *s, bool unlink_files);

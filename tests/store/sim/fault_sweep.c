@@ -89,7 +89,7 @@ static bool faulty_life(struct run *r) {
         run_close(r, &totals);
         failed = totals.clean_stops == stops;
     }
-    bool struck = hf_sim_failed(r->sim) || r->faulted;
+    bool struck = run_struck(r);
     failed_logs += open && failed;
     failed_starts += !open;
     if (at.way == SYNC_ONCE && struck && open && !failed)

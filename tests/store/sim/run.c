@@ -40,6 +40,11 @@ static void disarm_fault(struct run *r) {
     hf_sim_fail_at(r->sim, 0, HF_OK);
 }
 
+/* A fault has struck in this life: also one of its start, whose sync may end long after. */
+bool run_struck(const struct run *r) {
+    return r->faulted || hf_sim_failed(r->sim);
+}
+
 /* Every named point of the store: a quarter of the lives end at one. */
 const char *const run_points[] = {
     "checkpoint.begun",
@@ -126,7 +131,7 @@ void run_abandon(struct run *r) {
 
 /* What the machine did last: its kind is known to the model through r->power. */
 void run_restart(struct run *r) {
-    r->model->syncs_failed = r->model->syncs_failed || r->faulted || hf_sim_failed(r->sim);
+    r->model->syncs_failed = r->model->syncs_failed || run_struck(r);
     r->faulted = false;
     hf_sim_restart(r->sim);
     hf_sim_set_capacity(r->sim, 1 << 30);
@@ -172,7 +177,7 @@ void run_close(struct run *r, struct run_totals *totals) {
             struct message *x = &r->model->messages[i];
             if (x->fate == FATE_ANSWERED || x->fate == FATE_KEPT) x->durable = true;
         }
-    } else if (!hf_sim_failed(r->sim) && !r->full) {
+    } else if (!run_struck(r) && !r->full) {
         model_broken(r->model, "M0", "a clean stop failed: %s", hf_err_name(e));
     }
 }
@@ -192,7 +197,7 @@ static void live(struct run *r, struct run_totals *totals) {
     while (!hf_sim_dead(r->sim) && !r->model->broken) {
         if (log_failed(r->log)) {
             totals->failures++;
-            if (!hf_sim_failed(r->sim))
+            if (!run_struck(r))
                 model_broken(r->model, "M0", "the log failed: %s", hf_err_name(log_failed(r->log)));
             end_process(r, totals, true);
             break;
@@ -212,7 +217,7 @@ static void live(struct run *r, struct run_totals *totals) {
 /* The machine damages nothing in these runs: whatever a crash left must not be taken for damage. */
 static void damaged(void *arg, const struct log_damage *d) {
     struct run *r = arg;
-    if (hf_sim_failed(r->sim)) return;
+    if (run_struck(r)) return;
     /* The one is never synced, and nobody needs it; the others may be of a start that was cut off, or of a
      * checkpoint that was put off. */
     if (d->rebuilt && (strstr(d->file, "leader-epoch-checkpoint") || !strchr(d->file, '/'))) return;

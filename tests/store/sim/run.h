@@ -90,6 +90,7 @@ bool run_seed(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits 
 HF_CHECK bool run_made(struct run *r, struct model *m, uint64_t seed, struct hf_sim_hits *hits, bool verbose);
 /* Opens the store and looks at everything. false: not open; crashed, failed or broken. */
 HF_CHECK bool run_open(struct run *r, struct run_totals *totals);
+bool run_struck(const struct run *r);
 /* A clean stop. */
 void run_close(struct run *r, struct run_totals *totals);
 /* Throws away what a dead process held. */

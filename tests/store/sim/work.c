@@ -581,7 +581,7 @@ static void read_somewhere(struct run *r, struct run_totals *totals) {
     struct pinned *pin = &r->pins[run_below(r, PINS)];
     bool keep = run_one_in(r, 4) && !pin->slice.pin;
     enum hf_err e = sweep_slice(r, topic, partition, at, run_below(r, 6000), shown, &at, keep ? pin : NULL);
-    if (e && e != HF_EEND && !hf_sim_dead(r->sim) && !hf_sim_failed(r->sim))
+    if (e && e != HF_EEND && !hf_sim_dead(r->sim) && !run_struck(r))
         model_broken(r->model, "M1", "reading %s-%d below its high watermark: %s",
                      r->model->topics[topic].name, partition, hf_err_name(e));
 }
@@ -650,6 +650,8 @@ void work_start(struct run *r) {
 void work_resume(struct run *r) {
     r->attempt_count = 0;
     for (size_t i = 0; i < PRODUCERS; i++) r->producers[i].resend = 0;
+    /* An id before anything else has happened: its block must be durable by then. */
+    if (run_one_in(r, 2)) producer_begin(r, &r->producers[run_below(r, PRODUCERS)]);
 }
 
 void work_step(struct run *r, struct run_totals *totals) {
