@@ -231,7 +231,7 @@ static void compaction_waits_until_enough_is_new(void **state) {
     assert_int_equal(compactions(&f), before);
     put_many(&f, 140, 300);
     compact(&f);
-    assert_in_range(records(&f), 100 + KEYS, 140);
+    assert_in_range(records(&f), 100 + KEYS, 170); /* of 400; how much was settled, checkpoints say */
     fixture_close(&f);
 }
 
