@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { KEPT_MAX = 4096, DEADLINE_MS = 10000 };
+enum { KEPT_MAX = 4096, DEADLINE_MS = 60000 };
 
 struct fixture {
     struct hf_env *env;

@@ -147,7 +147,7 @@ def a_waiting_fetch_is_woken_by_a_produce(server):
     producer = KafkaProducer(bootstrap_servers=server.kafka)
 
     def later():
-        time.sleep(0.5)
+        until(lambda: server.metrics()["holdfast_fetches_waiting"] >= 1, "a fetch that waits")
         sent.append(time.monotonic())
         producer.send("wake", b"second").get(30)
 
