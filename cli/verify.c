@@ -176,6 +176,7 @@ static int salvage(struct verify_command *c) {
     if (refused) o.rescue = &rescue;
     e = log_open(env, &o, &l);
     if (!e) e = log_salvage(l, &rescue);
+    if (!e) e = log_scrub(l); /* what can be made again is */
     if (l) closed = log_close(l);
     hf_env_close(env);
     if (!e) e = closed;

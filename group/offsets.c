@@ -19,13 +19,22 @@
  * keys of commits under way too. Since the engine keeps the order, the deletion's record then drops what they
  * wrote; a commit that still waits when the topic goes comes behind that record, and drops the key once more.
  *
- * Deleting a group is a commit that puts nothing in the place of each of its entries. */
+ * Deleting a group is a commit that puts nothing in the place of each of its entries; of very many, some such
+ * commits, one behind the other. A crash between them leaves a group with fewer offsets, and an unanswered
+ * request. */
 #include "group_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-enum { VALUE_HEADER = 12, KEY_MAX = 4096 };
+enum {
+    VALUE_HEADER = 12,
+    KEY_MAX = 4096,
+    DELETE_MOST = 10000, /* offsets dropped by one commit, */
+    DELETE_BYTES =
+        4 << 20, /* and their keys, of the topic's and the group's name: below the engine's limits */
+    TOPIC_MOST = 300,
+};
 
 struct item {
     struct entry *entry;
@@ -47,6 +56,7 @@ struct commit {
     group_commit_done *committed; /* one of the two */
     group_delete_done *deleted;
     void *arg;
+    bool more; /* deleted: behind it comes another commit, with offsets that did not fit */
     struct commit *prev, *next;
 };
 
@@ -180,9 +190,12 @@ static void commit_end(struct commit *c, enum group_result outcome) {
     g->empty_ms = c->now_ms;
     if (group_is_idle(g)) group_wake_at(c->gs, g, g->empty_ms + EMPTY_KEPT_MS);
     c->gs->stats.commits++;
-    if (c->deleted && outcome == GROUP_OK && group_is_idle(g)) group_free(c->gs, g);
+    bool gone = c->deleted && outcome == GROUP_OK && group_is_idle(g);
+    if (gone) group_free(c->gs, g);
     if (c->committed)
         c->committed(c->arg, GROUP_OK, c->results);
+    else if (c->more && outcome == GROUP_OK && !gone)
+        group_delete(c->gs, c->now_ms, g->id, c->deleted, c->arg);
     else
         c->deleted(c->arg, outcome);
     commit_free(c);
@@ -409,18 +422,27 @@ void groups_topic_deleted(struct groups *gs, int64_t now_ms, hf_str topic) {
     }
 }
 
+static size_t delete_at_once(const struct group *g, size_t all) {
+    size_t fit = DELETE_BYTES / (g->id.n + TOPIC_MOST);
+    if (fit > DELETE_MOST) fit = DELETE_MOST;
+    return all < fit ? all : fit;
+}
+
 void group_delete(struct groups *gs, int64_t now_ms, hf_str group, group_delete_done *done, void *arg) {
     struct group *g = group_find(gs, group);
     enum group_result e = !g ? GROUP_NOT_FOUND : g->state != GROUP_EMPTY ? GROUP_NOT_EMPTY : GROUP_OK;
-    struct commit *c = e ? NULL : commit_make(gs, g, now_ms, HASH_COUNT(g->offsets), 0);
+    size_t all = e ? 0 : HASH_COUNT(g->offsets), n = e ? 0 : delete_at_once(g, all);
+    struct commit *c = e ? NULL : commit_make(gs, g, now_ms, n, 0);
     if (!c) {
         done(arg, e ? e : GROUP_UNAVAILABLE);
         return;
     }
     c->deleted = done;
     c->arg = arg;
+    c->more = n < all;
     struct entry *x, *tmp;
     HASH_ITER (hh, g->offsets, x, tmp) {
+        if (c->item_count == n) break;
         c->items[c->item_count++] = (struct item){.entry = x};
     }
     commit_begin(c);

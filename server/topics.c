@@ -286,6 +286,11 @@ static void delete_one(struct server *s, hf_str name, struct server_wait *w,
     enum hf_err e = c ? delete_topic(s, name, c) : HF_ENOMEM;
     if (c && e) abort_change(c);
     if (e) out->error_code = e == HF_ENOMEM ? KAFKA_KAFKA_STORAGE_ERROR : kafka_error_of(e);
+    if (e != HF_ELIMIT) return;
+    out->error_code = KAFKA_POLICY_VIOLATION;
+    out->error_message =
+        HF_STR("more than 65,535 committed offsets, or 8 MiB of their names, would go with it in one "
+               "record: delete groups that read it first");
 }
 
 /* By id (version 6): the name is null. */

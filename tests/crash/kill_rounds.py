@@ -16,6 +16,7 @@ from promises import KILL, epochs  # noqa: E402
 
 class Killed(Machine):
     def round(self, number):
+        self.now_and_then_stop(f"round {number}")
         table = epochs(self.server.listen, "plain")
         self.load.until_the_moment(self.random)
         self.server.stop(signal.SIGKILL)

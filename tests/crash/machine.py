@@ -8,6 +8,7 @@ import time
 
 from alone import clear_away
 from promises import Lives, Load, Verdict, create_topics
+from tables import SERVER
 
 
 def options(doc, rounds):
@@ -22,6 +23,7 @@ def options(doc, rounds):
 class Machine:
     def __init__(self, server, seed, moments=False):
         self.server, self.seed, self.moments, self.random = server, seed, moments, random.Random(seed)
+        self.server.flags.append(SERVER)
         self.lives, self.verdict, self.tally, self.slowest, self.load = Lives(), Verdict(), collections.Counter(), 0, None
 
     def prepare(self):
@@ -35,6 +37,15 @@ class Machine:
         self.server.start()
         self.slowest = max(self.slowest, time.monotonic() - began)
         self.verdict.offsets(self.load, self.server.listen, before, what)
+        self.load.tables.verify(self.verdict, self.server.listen, what)
+
+    def now_and_then_stop(self, what):
+        """A clean stop between the crashes: what it left in closed segments is compacted from the next start on, and the next
+        crash comes into that."""
+        if self.random.random() < 0.3:
+            self.verdict.say(self.server.stop() == 0, f"{what}: the clean stop failed")
+            self.tally["stop"] += 1
+            self.start_again(f"{what}, stopped")
 
     def run(self, rounds):
         self.prepare()

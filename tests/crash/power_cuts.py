@@ -201,6 +201,7 @@ class OnAnImage(Machine):
         self.tally[POWER] += 1
 
     def round(self, number):
+        self.now_and_then_stop(f"round {number}")
         draw = self.random.random()
         if draw < 0.3:
             self.kill(f"round {number}, killed")

@@ -8,6 +8,8 @@ they wrote with what the topics hold.
   fired      through holdfast.delay  answered: exactly once, never before hf-due; not answered: at most once
   settled    through holdfast.txn    committed: every half exactly once; rolled back or undecided: none; a decision that was
                                      not answered: all halves or none
+  table      compacted               of each key the newest answered record, or a newer one; none only if that deletes it
+                                     (tables.py)
   named      schedules with an id     replaced, kept, cancelled, recurring: what becomes of each follows from when its operations
                                      were accepted (schedules.py)
   offsets    committed by a group    never behind the last commit that was answered
@@ -28,8 +30,9 @@ import zlib
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from schedules import MINUTE_MS, Schedules
+from tables import CONFIG, TOPIC, Tables
 
-TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2, "named": 2}
+TOPICS = {"plain": 2, "durable": 3, "fired": 2, "settled": 2, "named": 2, TOPIC: 1}
 KILL, POWER = "kill", "power"
 
 
@@ -52,7 +55,8 @@ def text_of(value):
 
 def create_topics(servers):
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
-    for future in admin.create_topics([NewTopic(t, n, 1) for t, n in TOPICS.items()]).values():
+    for future in admin.create_topics([NewTopic(t, n, 1, config=CONFIG if t == TOPIC else {}) for t, n in
+                                       TOPICS.items()]).values():
         future.result(30)
 
 
@@ -101,9 +105,10 @@ class Load:
         self.failures = []
         self.seed = seed
         self.schedules = Schedules(self, bytes_of)
+        self.tables = Tables(self, bytes_of)
         self.threads = [threading.Thread(target=self.guarded, args=(f,), daemon=True) for f in
                         (self.run_plain, self.run_durable, self.run_delayed, self.run_transactions, self.run_group,
-                         self.run_reader, self.schedules.run)]
+                         self.run_reader, self.schedules.run, self.tables.run)]
 
     def start(self):
         for thread in self.threads:
@@ -416,6 +421,7 @@ class Verdict:
         self.early(fired)
         self.transactions(load, read_all(servers, "settled"))
         load.schedules.verify(self, lambda: read_all(servers, "named"))
+        load.tables.end(self, servers, rounds)
         self.offsets(load, servers, load.committed, "in the end")
         for name, sends in (("plain", load.plain), ("durable", load.durable), ("delayed", load.delayed),
                             ("decisions", load.decisions)):

@@ -201,6 +201,40 @@ static void on_deleted(void *arg, enum group_result e) {
     c->all = e;
 }
 
+static void on_many_committed(void *arg, enum group_result all, const enum group_result *results) {
+    struct committed *c = arg;
+    (void)results;
+    c->times++;
+    c->all = all;
+}
+
+static void a_group_with_more_offsets_than_one_commit_takes_is_deleted_by_several(void **state) {
+    (void)state;
+    enum { MANY = 25000 };
+    static struct group_offset many[MANY];
+    struct fixture f;
+    struct committed c = {0}, d = {0};
+    struct groups_stats before, after;
+    fixture_open(&f, 0, NULL);
+    for (int32_t i = 0; i < MANY; i++) many[i] = (struct group_offset){HF_STR("t"), i, 9, 7, HF_STR("")};
+    const struct group_commit r = {{HF_STR("g"), HF_STR(""), {NULL, 0}, -1}, many, MANY};
+    group_commit(f.gs, f.now_ms, &r, on_many_committed, &c);
+    fixture_settle(&f);
+    assert_true(c.times == 1 && c.all == GROUP_OK);
+    groups_stats(f.gs, &before);
+    assert_int_equal(before.offsets, MANY);
+    group_delete(f.gs, f.now_ms, HF_STR("g"), on_deleted, &d);
+    for (int i = 0; i < 5; i++) fixture_settle(&f);
+    assert_true(d.times == 1 && d.all == GROUP_OK);
+    groups_stats(f.gs, &after);
+    assert_int_equal(after.offsets, 0);
+    assert_int_equal(after.commits - before.commits, 3);
+    assert_int_equal(state_of(&f), GROUP_DEAD);
+    fixture_restart(&f);
+    assert_true(offset_of(&f) == -1);
+    fixture_close(&f);
+}
+
 static void only_an_empty_group_is_deleted_and_its_offsets_stay_away(void **state) {
     (void)state;
     struct fixture f;
@@ -310,6 +344,7 @@ int main(void) {
         cmocka_unit_test(a_commit_that_fails_changes_nothing),
         cmocka_unit_test(the_offsets_of_a_deleted_topic_are_gone),
         cmocka_unit_test(a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back),
+        cmocka_unit_test(a_group_with_more_offsets_than_one_commit_takes_is_deleted_by_several),
         cmocka_unit_test(only_an_empty_group_is_deleted_and_its_offsets_stay_away),
         cmocka_unit_test(the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time),
         cmocka_unit_test(without_a_retention_offsets_stay),

@@ -73,6 +73,25 @@ static void an_answer_to_acks_one_survives_the_process(void **state) {
     fixture_close(&f);
 }
 
+static void a_topic_with_more_offsets_than_one_record_drops_is_not_deleted(void **state) {
+    (void)state;
+    enum { MANY = 65536 };
+    static hf_str keys[MANY];
+    struct fixture f;
+    struct outcome o = {0};
+    fixture_open_large(&f, 1);
+    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
+    for (int i = 0; i < MANY; i++) keys[i] = HF_STR("offset/of a group");
+    assert_int_equal(log_topic_delete(f.log, HF_STR("t"), keys, MANY, ended, &o), HF_ELIMIT);
+    struct log_topic_info info;
+    assert_int_equal(log_topic(f.log, HF_STR("t"), &info), HF_OK);
+    assert_int_equal(log_topic_delete(f.log, HF_STR("t"), keys, MANY - 1, ended, &o), HF_OK);
+    wait_for(&f, &o);
+    assert_int_equal(o.e, HF_OK);
+    assert_int_equal(log_topic(f.log, HF_STR("t"), &info), HF_ENOTFOUND);
+    fixture_close(&f);
+}
+
 static void segments_roll_and_stay_readable(void **state) {
     (void)state;
     struct fixture f;
@@ -107,6 +126,7 @@ int main(void) {
         cmocka_unit_test(a_clean_stop_keeps_all_without_a_gap),
         cmocka_unit_test(an_answer_to_acks_all_survives_power_loss),
         cmocka_unit_test(an_answer_to_acks_one_survives_the_process),
+        cmocka_unit_test(a_topic_with_more_offsets_than_one_record_drops_is_not_deleted),
         cmocka_unit_test(segments_roll_and_stay_readable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
