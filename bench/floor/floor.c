@@ -4,7 +4,8 @@
  *     floor durable FILE    receive frames, append them, sync once for all that came meanwhile, answer
  *     floor copy FILE       receive frames, checksum, copy into preallocated mapped files, answer
  *     floor write FILE      the same by write, not mapped
- *     floor sendfile FILE N any frame is answered by N bytes of FILE, sent with sendfile
+ *     floor sendfile FILE N any frame is answered by the next N bytes of FILE, sent with sendfile; round and round, as
+ *                           a consumer walks through a log: the same N again and again would be found in the caches
  *
  * A journal goes round in files that were written once before, so `durable` does. A log does not: what it
  * keeps stays where it is, and what comes goes to fresh space and fresh pages. So `copy` and `write` go on
@@ -50,6 +51,7 @@ struct floor {
     uint8_t *map;
     size_t at;
     size_t answer_bytes;
+    size_t file_bytes; /* sendfile */
     bool dirty;
     int epoll;
     struct connection *owed[CONNECTIONS_MAX];
@@ -95,7 +97,12 @@ static void prepare_file(struct floor *f) {
     }
     f->file = open(f->path, O_RDWR | O_CREAT, 0644);
     if (f->file < 0) die(f->path);
-    if (f->mode == SENDFILE) return;
+    if (f->mode == SENDFILE) {
+        off_t end = lseek(f->file, 0, SEEK_END);
+        if (end < (off_t)f->answer_bytes) die("the file is shorter than an answer");
+        f->file_bytes = (size_t)end;
+        return;
+    }
     if (posix_fallocate(f->file, 0, FILE_BYTES)) die("fallocate");
     static uint8_t zeros[1 << 20];
     for (off_t at = 0; at < FILE_BYTES; at += (off_t)sizeof zeros)
@@ -122,9 +129,11 @@ static void send_range(struct floor *f, struct connection *c) {
     uint8_t head[8] = {0};
     hf_put_be32(head, (uint32_t)(4 + f->answer_bytes));
     if (send(c->fd, head, sizeof head, MSG_NOSIGNAL | MSG_MORE) != (ssize_t)sizeof head) die("send");
-    off_t from = 0;
-    while (from < (off_t)f->answer_bytes) {
-        ssize_t n = sendfile(c->fd, f->file, &from, f->answer_bytes - (size_t)from);
+    if (f->at + f->answer_bytes > f->file_bytes) f->at = 0;
+    off_t from = (off_t)f->at;
+    f->at += f->answer_bytes;
+    while (from < (off_t)f->at) {
+        ssize_t n = sendfile(c->fd, f->file, &from, f->at - (size_t)from);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) die("sendfile");
     }
 }
