@@ -1,6 +1,7 @@
 /* holdfast send: messages from arguments, lines, or JSON lines as holdfast tail --json prints them. */
 #include "base/control.h"
 #include "base/duration.h"
+#include "base/names.h"
 #include "common.h"
 
 #include <inttypes.h>
@@ -12,7 +13,7 @@ enum { HEADERS_MAX = 100 };
 
 struct send {
     struct cli_server at;
-    const char *key, *delay, *due, *id, *message_id, *conflict, *cron, *tz, *cron_group;
+    const char *key, *partition, *delay, *due, *id, *message_id, *conflict, *cron, *tz, *cron_group;
     bool jsonl, json;
 };
 
@@ -21,6 +22,7 @@ struct send {
 static const struct hf_option rows[] = {
     CLI_SERVER_ROWS(struct send),
     TEXT("key", key, "K", "key of every message"),
+    TEXT("partition", partition, "N", "of the destination; default by the key"),
     TEXT("delay", delay, "TIME", "held for so long: 250ms 30s 15m 2h 7d, or level3 of the server's table"),
     TEXT("due", due, "TIME", "held until then: 2026-03-01T12:00:00Z, or milliseconds since 1970"),
     TEXT("cron", cron, "EXPRESSION", "again and again: \"0 9 * * MON-FRI\", @daily; needs --id"),
@@ -32,7 +34,7 @@ static const struct hf_option rows[] = {
     {"jsonl", HF_OPTION_SWITCH, offsetof(struct send, jsonl),
      .help = "each line of the input is a JSON object, as tail --json prints it"},
     {"json", HF_OPTION_SWITCH, offsetof(struct send, json),
-     .help = "a receipt for each message: its line or value, topic, partition, offset, timestamp"},
+     .help = "a receipt for each message: its line or value, topic, partition, offset, timestamp, outcome"},
 };
 static const struct hf_options options = {"send", rows, sizeof rows / sizeof *rows};
 
@@ -48,15 +50,24 @@ struct job {
 
 /* ---- receipts ---- */
 
-/* number counts lines or values from 1. Called from the client's thread too. */
-static void tell(bool json, int64_t number, const hf_receipt *r) {
+/* number counts lines or values from 1; outcome: of a schedule with a name, else NULL. Called from the client's
+ * thread too. */
+static void tell(bool json, int64_t number, const hf_receipt *r, const char *outcome) {
     if (json)
         (void)printf("{\"number\":%" PRId64 ",\"topic\":\"%s\",\"partition\":%" PRId32 ",\"offset\":%" PRId64
-                     ",\"timestamp\":%" PRId64 "}\n",
-                     number, r->topic, r->partition, r->offset, r->timestamp_ms);
+                     ",\"timestamp\":%" PRId64 "%s%s%s}\n",
+                     number, r->topic, r->partition, r->offset, r->timestamp_ms,
+                     outcome ? ",\"outcome\":\"" : "", outcome ? outcome : "", outcome ? "\"" : "");
     else
-        (void)printf("%s/%" PRId32 "/%" PRId64 "@%" PRId64 "\n", r->topic, r->partition, r->offset,
-                     r->timestamp_ms);
+        (void)printf("%s/%" PRId32 "/%" PRId64 "@%" PRId64 "%s%s\n", r->topic, r->partition, r->offset,
+                     r->timestamp_ms, outcome ? " " : "", outcome ? outcome : "");
+}
+
+/* NULL: it has no name, or the server's HTTP side cannot be asked; it is accepted all the same. */
+static const char *outcome_of(hf_client *c, const hf_message *m, const hf_receipt *r) {
+    hf_outcome outcome;
+    bool asks = m->id && strcmp(r->topic, HF_TOPIC_DELAY) == 0;
+    return asks && client_outcome(c, r, &outcome) == HF_OK ? hf_outcome_text(outcome) : NULL;
 }
 
 struct awaited {
@@ -70,7 +81,7 @@ static void on_sent(enum hf_err e, const hf_receipt *r, void *arg) {
         atomic_fetch_add(&a->job->failures, 1);
         (void)fprintf(stderr, "holdfast send: line %" PRId64 ": %s\n", a->number, hf_errmsg());
     } else {
-        tell(true, a->number, r);
+        tell(true, a->number, r, NULL);
     }
     free(a);
 }
@@ -210,7 +221,7 @@ static enum hf_err send_all(struct job *j, bool jsonl, const char *const *values
         hf_receipt r;
         m.value = hf_str_of(*values);
         e = hf_send(j->client, &m, &r);
-        if (!e) tell(j->json, number, &r);
+        if (!e) tell(j->json, number, &r, outcome_of(j->client, &m, &r));
     }
     return e;
 }
@@ -244,6 +255,9 @@ static int take_flags(struct job *j, const struct send *s, const char *const *he
     if (level && (hf_str_int(hf_str_of(s->delay + 5), &number) || number < 1 || number > HF_DELAY_LEVELS_MAX))
         return cli_usage("send", "delay \"%s\": level1 and up", s->delay);
     j->pattern.delay_level = (int32_t)number;
+    if (s->partition && (hf_str_int(hf_str_of(s->partition), &number) || number < 0 || number >= INT32_MAX))
+        return cli_usage("send", "partition \"%s\": a number from 0", s->partition);
+    if (s->partition) j->pattern.partition = HF_PARTITION((int32_t)number);
     j->pattern.cron = s->cron;
     j->pattern.tz = s->tz;
     j->pattern.cron_group = s->cron_group;

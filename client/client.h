@@ -56,6 +56,10 @@ struct client_record {
 /* As hf_send, of a record as it is. Blocks. */
 HF_CHECK enum hf_err client_send(hf_client *c, const struct client_record *r, hf_receipt *receipt);
 
+/* What the message of a schedule that was accepted there met: scheduled, replaced, kept or finished. The client
+ * must know the server's HTTP side. HF_ETIMEDOUT, HF_ECONNECT. Blocks. */
+HF_CHECK enum hf_err client_outcome(hf_client *c, const hf_receipt *r, hf_outcome *out);
+
 /* As hf_send_async. */
 HF_CHECK enum hf_err client_send_async(hf_client *c, const struct client_record *r, hf_sent *sent, void *arg);
 

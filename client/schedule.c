@@ -101,8 +101,8 @@ enum hf_err hf_move(hf_client *c, const char *topic, const char *id, int64_t due
     return e;
 }
 
-/* What the message accepted at r met. The schedule reads it a moment after it is durable. */
-static enum hf_err ask_place(hf_client *c, const hf_receipt *r, hf_outcome *out) {
+/* The schedule reads a message a moment after it is durable. */
+enum hf_err client_outcome(hf_client *c, const hf_receipt *r, hf_outcome *out) {
     enum { PAUSE_MS = 5 };
     char path[128];
     (void)snprintf(path, sizeof path, "/v1/schedule-outcomes?partition=%" PRId32 "&offset=%" PRId64,
@@ -125,7 +125,7 @@ enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out) {
     enum hf_err e = hf_send(c, m, &r);
     if (e) return e;
     hf_outcome met = HF_OUTCOME_ACCEPTED;
-    if (client_options(c)->api) e = ask_place(c, &r, &met);
+    if (client_options(c)->api) e = client_outcome(c, &r, &met);
     if (!e) *out = met;
     return e;
 }

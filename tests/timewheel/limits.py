@@ -222,6 +222,21 @@ def what_was_rejected_is_replayed_over_http():
     check("the rest", command("rejected", "drop", "--all").strip() == "drop 1")
 
 
+def a_sender_is_told_what_became_of_the_name():
+    command("topic", "create", "named", "--partitions", "3")
+
+    def send(*words):
+        return command("send", "named", "v", "--delay", "2h", "--id", "n", *words).split()[1:]
+    check("scheduled", send() == ["scheduled"])
+    check("kept", send("--on.conflict", "keep") == ["kept"])
+    check("replaced", send("--partition", "2") == ["replaced"])
+    check("json", json.loads(command("send", "named", "v", "--delay", "2h", "--id", "n", "--json"))["outcome"] == "replaced")
+    check("no name, no outcome", len(command("send", "named", "v", "--partition", "1").split()) == 1)
+    check("there it is", [m["partition"] for m in messages("named")] == [1])
+    command("schedule", "cancel", "named", "n")
+    check("finished", send("--on.conflict", "once") == ["finished"])
+
+
 def on_disk():
     """Bytes of the data folder's files, as far as they are allocated."""
     total = 0
@@ -279,7 +294,7 @@ def main():
         server.start()
         try:
             for test in (a_full_destination_tells_its_producers_to_come_again, what_cannot_be_delivered_is_rejected_and_replayed,
-                         what_was_rejected_is_replayed_over_http,
+                         what_was_rejected_is_replayed_over_http, a_sender_is_told_what_became_of_the_name,
                          numbers_are_for_everyone_to_read, cancelled_messages_free_their_space):
                 test()
                 print(f"ok {test.__name__}", flush=True)
