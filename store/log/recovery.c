@@ -297,14 +297,34 @@ static enum hf_err take_rest(struct log_partition *p) {
     return e ? e : segment_trim(s);
 }
 
+/* The checksum does not cover the offset: it goes on where the end is, or the batch behind it goes on where it ends. */
+static bool hangs_together(const struct log_partition *p, const struct batch_info *b) {
+    const struct tail *t = p->tail;
+    size_t at = t->rest_at + b->size;
+    struct batch_info next;
+    if (b->base_offset == p->end.offset) return true;
+    if (batch_parse(t->rest + at, t->rest_n - at, &next) || !batch_crc_ok(t->rest + at, &next)) return false;
+    return next.base_offset == b->base_offset + b->last_offset_delta + 1;
+}
+
+/* Nor the epoch, which rises with the first batch of a segment only, and then in the next one, too. */
+static bool right_epoch(const struct log_partition *p, const struct batch_info *b) {
+    const struct tail *t = p->tail;
+    size_t at = t->rest_at + b->size;
+    struct batch_info next;
+    if (b->leader_epoch == partition_epoch(p)) return true;
+    if (b->leader_epoch < partition_epoch(p) || p->end.pos > 0 || t->rest_at > 0) return false;
+    return batch_parse(t->rest + at, t->rest_n - at, &next) == HF_OK && next.leader_epoch == b->leader_epoch;
+}
+
 /* The next batch of the rest that is whole and lies behind the end, up to an offset. */
 static bool next_of_rest(struct log_partition *p, int64_t upto, const uint8_t **at, struct batch_info *b) {
     struct tail *t = p->tail;
     while (t->rest && t->rest_at < t->rest_n && !t->exact) {
         *at = t->rest + t->rest_at;
         if (batch_parse(*at, t->rest_n - t->rest_at, b)) break; /* nothing says where the next one begins */
-        bool fits = b->base_offset >= p->end.offset && b->leader_epoch >= partition_epoch(p);
-        bool good = fits && batch_crc_ok(*at, b);
+        bool fits = b->base_offset >= p->end.offset && right_epoch(p, b);
+        bool good = fits && batch_crc_ok(*at, b) && hangs_together(p, b);
         if (good && b->base_offset >= upto) return false;
         t->rest_at += b->size;
         if (good) return true;
