@@ -9,6 +9,7 @@
 
 #include "base/names.h"
 #include "dedup/dedup.h"
+#include "dedup/version.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -158,6 +159,36 @@ bool hf_delivery_cancelled(const hf_delivery *d) {
 hf_verdict hf_stale(hf_delivery *d) {
     d->stale = true;
     return HF_DONE;
+}
+
+/* Answers that no other message would change stop the worker. */
+static hf_verdict not_put(hf_delivery *d, const struct dedup_upsert *u, enum dedup_answer a,
+                          const struct dedup_detail *detail) {
+    struct hf_buf sql;
+    if (a == DEDUP_BUSY) return hf_fail(d, hf_retry_in(d, detail->retry_ms), detail->why);
+    hf_buf_init(&sql, DEDUP_SQL_MAX);
+    enum hf_err e = dedup_upsert_sql(u, &sql);
+    hf_buf_fini(&sql);
+    return hf_fail(d, e && e != HF_ENOMEM ? HF_STOP : HF_RETRY, detail->why);
+}
+
+hf_verdict hf_put_state(hf_delivery *d, const hf_state_row *row) {
+    struct dedup_column columns[DEDUP_COLUMNS_MAX];
+    struct dedup_detail detail = {0};
+    if (!d->tx) return hf_fail(d, HF_STOP, "hf_put_state: no transaction is open; is `database` set?");
+    if (row->count > DEDUP_COLUMNS_MAX) return hf_fail(d, HF_STOP, "hf_put_state: more than 64 columns");
+    for (size_t i = 0; i < row->count; i++)
+        columns[i] = (struct dedup_column){row->columns[i].name, row->columns[i].value};
+    struct dedup_upsert u = {.table = row->table,
+                             .id_column = row->id_column,
+                             .id = row->id,
+                             .version_column = row->version_column ? row->version_column : "version",
+                             .version = d->version,
+                             .columns = columns,
+                             .count = row->count};
+    enum dedup_answer a = dedup_tx_upsert(d->tx, &u, &detail);
+    if (a == DEDUP_RUN) return HF_DONE;
+    return a == DEDUP_DUPLICATE ? hf_stale(d) : not_put(d, &u, a, &detail);
 }
 
 hf_verdict hf_retry_in(hf_delivery *d, int64_t delay_ms) {

@@ -311,7 +311,7 @@ typedef struct hf_delivery hf_delivery;
 typedef enum hf_effect {
     HF_EFFECT_NONE,     /* not at all: at least once */
     HF_EFFECT_DATABASE, /* rows in `database`: a dedup row commits with them. Once */
-    HF_EFFECT_STATE,    /* the newest version wins, in any order: hf_delivery_version, hf_stale */
+    HF_EFFECT_STATE,    /* the newest version wins, in any order: hf_put_state */
     HF_EFFECT_EXTERNAL /* something outside: a lease with a fence in `redis`. Once, unless a crash, a pause or
                           a partition longer than the lease falls between the effect and its record */
 } hf_effect;
@@ -449,6 +449,29 @@ HF_API struct pg_conn *hf_delivery_postgres(hf_delivery *d);
  * Zero rows changed: `return hf_stale(d);`. */
 HF_API int64_t hf_delivery_version(const hf_delivery *d);
 HF_API hf_verdict hf_stale(hf_delivery *d); /* HF_DONE, counted as stale */
+
+/* That statement, in the transaction that is open (`database` is set): a handler can be one call.
+ *
+ *     hf_column columns[] = {{"status", HF_STR("used")}, {"order_id", order}};
+ *     return hf_put_state(d, &(hf_state_row){.table = "coupon", .id_column = "code", .id = code,
+ *                                            .columns = columns, .count = 2});
+ *
+ * Names are quoted as given, but "schema.table" is two; values travel as text, the column's type decides.
+ * HF_DONE: written, or stale and counted so; HF_RETRY: the database is busy or failed; HF_STOP: no transaction is
+ * open, a name is empty or longer than 63 bytes, or there are more than 64 columns, which no message mends. The reason
+ * is told as hf_fail's. */
+typedef struct hf_column {
+    const char *name;
+    hf_str value; /* {NULL, 0}: null */
+} hf_column;
+typedef struct hf_state_row {
+    const char *table, *id_column;
+    hf_str id;
+    const char *version_column; /* NULL: "version" */
+    const hf_column *columns;   /* beside id and version */
+    size_t count;
+} hf_state_row;
+HF_API hf_verdict hf_put_state(hf_delivery *d, const hf_state_row *row);
 
 /* Verdicts that say more; each returns what the handler is to return. */
 HF_API hf_verdict hf_retry_in(hf_delivery *d, int64_t delay_ms); /* an attempt all the same */

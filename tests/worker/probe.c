@@ -98,12 +98,14 @@ static hf_verdict handle(hf_delivery *d, void *arg) {
     }
     char text[128];
     if (strcmp(kind, "state") == 0) {
-        (void)snprintf(text, sizeof text, "%lld", (long long)hf_delivery_version(d));
-        return write_row(d,
-                         "INSERT INTO state AS t (version, key) VALUES (CAST($1 AS INTEGER), $2) ON CONFLICT "
-                         "(key) DO UPDATE "
-                         "SET version = excluded.version WHERE t.version < excluded.version",
-                         text, hf_delivery_key(d).p);
+        int n = snprintf(text, sizeof text, "%lld", (long long)hf_delivery_version(d));
+        hf_column columns[] = {
+            {"value", hf_delivery_value(d)}, {"Told", {text, (size_t)n}}, {"none", {NULL, 0}}};
+        return hf_put_state(d, &(hf_state_row){.table = "state",
+                                               .id_column = "key",
+                                               .id = hf_delivery_key(d),
+                                               .columns = columns,
+                                               .count = 3});
     }
     (void)snprintf(text, sizeof text, "%s %d %llu %s\n", value, hf_delivery_attempt(d),
                    (unsigned long long)hf_delivery_fence(d), hf_delivery_topic(d));

@@ -120,11 +120,19 @@ def case_expiry(server, folder):
     assert p.wait(30) == 0
 
 
+STATE = 'SELECT key, version, value, "Told", none FROM state'
+
+
+def newest_won(rows):
+    newest = {"k%d" % k: max(range(k, COUNT, KEYS)) for k in range(KEYS)}
+    assert sorted(rows) == sorted((key, n, str(n), n, None) for key, n in newest.items()), rows
+
+
 def case_postgres(server, folder):
     with servers.Postgres(folder) as postgres:
         with contextlib.closing(psycopg2.connect(postgres.url)) as c, c, c.cursor() as q:
             q.execute("CREATE TABLE effect (id TEXT, key TEXT)")
-            q.execute("CREATE TABLE state (key TEXT PRIMARY KEY, version INTEGER)")
+            q.execute("CREATE TABLE state (key TEXT PRIMARY KEY, version INTEGER, value TEXT, \"Told\" INTEGER, none TEXT)")
         run_case(server, folder, "database", postgres.url, name="postgres-database")
         run_case(server, folder, "state", postgres.url, name="postgres-state")
         with contextlib.closing(psycopg2.connect(postgres.url)) as c, c.cursor() as q:
@@ -132,20 +140,18 @@ def case_postgres(server, folder):
             rows = sorted(int(r[0]) for r in q.fetchall())
             q.execute("SELECT count(*) FROM holdfast_dedup")
             assert rows == list(range(COUNT)) and q.fetchone() == (COUNT,), "rows %d of %d" % (len(rows), COUNT)
-            q.execute("SELECT key, version FROM state")
-            newest = dict(q.fetchall())
-        assert newest == {"k%d" % k: max(range(k, COUNT, KEYS)) for k in range(KEYS)}, newest
+            q.execute(STATE)
+            newest_won(q.fetchall())
 
 
 def case_state(server, folder):
     db = folder + "/state.db"
     with sqlite3.connect(db) as c:
         c.execute("PRAGMA journal_mode=WAL")
-        c.execute("CREATE TABLE state (key TEXT PRIMARY KEY, version INTEGER)")
+        c.execute("CREATE TABLE state (key TEXT PRIMARY KEY, version INTEGER, value TEXT, \"Told\" INTEGER, none TEXT)")
     run_case(server, folder, "state", "sqlite:" + db)
     with sqlite3.connect(db) as c:
-        newest = dict(c.execute("SELECT key, version FROM state"))
-    assert newest == {"k%d" % k: max(range(k, COUNT, KEYS)) for k in range(KEYS)}, newest
+        newest_won(c.execute(STATE).fetchall())
 
 
 def case_external(server, folder):
