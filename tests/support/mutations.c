@@ -28,26 +28,23 @@ static void try_seed(struct report *r, uint64_t seed, mutations_run *run, int to
     _exit(1);
 }
 
-static void child(int rule, uint64_t seeds, const struct mutations_hint *hints, mutations_run *run, int to) {
+static void child(int rule, uint64_t seeds, mutations_run *run, int to) {
     struct report r = {0};
     if (!freopen("/dev/null", "w", stderr) || !freopen("/dev/null", "w", stdout)) _exit(3);
     signal(SIGABRT, SIG_DFL);
     hf_sim_set_mutation(rule);
-    for (; hints && hints->rule; hints++) {
-        if (hints->rule == rule) try_seed(&r, hints->seed, run, to);
-    }
     for (uint64_t seed = 1; seed <= seeds; seed++) try_seed(&r, seed, run, to);
     _exit(0);
 }
 
-static bool noticed(int rule, uint64_t seeds, const struct mutations_hint *hints, mutations_run *run) {
+static bool noticed(int rule, uint64_t seeds, mutations_run *run) {
     int ends[2];
     if (fflush(stdout) || pipe(ends)) return false;
     pid_t pid = fork();
     if (pid < 0) return false;
     if (pid == 0) {
         close(ends[0]);
-        child(rule, seeds, hints, run, ends[1]);
+        child(rule, seeds, run, ends[1]);
     }
     close(ends[1]);
     struct report r = {0}, next;
@@ -62,10 +59,9 @@ static bool noticed(int rule, uint64_t seeds, const struct mutations_hint *hints
     return found;
 }
 
-int mutations_missed(const int *rules, uint64_t seeds, const struct mutations_hint *hints,
-                     mutations_run *run) {
+int mutations_missed(const int *rules, uint64_t seeds, mutations_run *run) {
     int missed = 0;
-    for (; *rules; rules++) missed += !noticed(*rules, seeds, hints, run);
+    for (; *rules; rules++) missed += !noticed(*rules, seeds, run);
     if (missed) printf("%d mutations were not noticed\n", missed);
     return missed;
 }

@@ -10,15 +10,8 @@
 /* Runs one seed; false: a promise was broken, why says which. It may also abort, exit or run for ever. */
 typedef bool mutations_run(uint64_t seed, char *why, size_t size);
 
-/* A seed that is tried first, of a rule that few seeds notice. A change of the simulation moves it. */
-struct mutations_hint {
-    int rule;
-    uint64_t seed;
-};
-
 /* Each of the rules, which end with 0, with seeds 1 … seeds, until one notices, each in a process of its own.
- * Prints a line a rule; returns how many were not noticed. Hints end with rule 0; NULL: none. */
-int mutations_missed(const int *rules, uint64_t seeds, const struct mutations_hint *hints,
-                     mutations_run *run);
+ * Prints a line a rule; returns how many were not noticed. */
+int mutations_missed(const int *rules, uint64_t seeds, mutations_run *run);
 
 #endif

@@ -489,8 +489,7 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
     }
     if (mutations)
-        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, NULL, run_mutated) >
-               0;
+        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_mutated) > 0;
     for (uint64_t seed = first; seed < first + seeds; seed++)
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;

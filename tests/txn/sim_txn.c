@@ -459,7 +459,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--seed") == 0 && more) first = strtoull(argv[++i], NULL, 10), seeds = 1;
     }
     if (mutations)
-        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, NULL, run_seed) > 0;
+        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_seed) > 0;
     char why[sizeof((struct sim_run *)NULL)->broken];
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         if (run_seed(seed, why, sizeof why)) continue;

@@ -98,7 +98,7 @@ static bool run_mutated(uint64_t seed, char *why, size_t size) {
 }
 
 static int run_mutations(uint64_t seeds, int only) {
-    return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, NULL, run_mutated) > 0;
+    return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_mutated) > 0;
 }
 
 /* ---- arguments ---- */
