@@ -43,7 +43,6 @@ struct segment *segment_new(struct log_partition *p, int64_t base) {
     s->first_ts = -1;
     s->since_us = env_mono_us(p->log->env);
     s->follows = -1;
-    s->step = LOG_ALLOC_MIN;
     p->log->stats.segments++;
     return s;
 }
@@ -199,9 +198,15 @@ void segment_close(struct segment *s) {
 
 /* ---- room ---- */
 
+/* As much again as there is: a segment that was closed, and trimmed for that, goes on from its size. */
+static uint64_t next_room(uint64_t allocated) {
+    if (allocated < LOG_ALLOC_MIN) return LOG_ALLOC_MIN;
+    return allocated < LOG_ALLOC_MAX ? allocated / LOG_PAGE * LOG_PAGE : LOG_ALLOC_MAX;
+}
+
 static enum hf_err allocate(struct segment *s, uint64_t upto) {
     while (s->allocated < upto) {
-        uint64_t n = s->step;
+        uint64_t n = next_room(s->allocated);
         if (s->allocated + n < upto) n = (upto - s->allocated + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
         uint64_t most = s->p->topic->config.segment_bytes;
         if (s->allocated < most && s->allocated + n > most && most >= upto) n = most - s->allocated;
@@ -212,7 +217,6 @@ static enum hf_err allocate(struct segment *s, uint64_t upto) {
             return e;
         }
         s->allocated += n;
-        if (s->step < LOG_ALLOC_MAX) s->step *= 2;
     }
     return HF_OK;
 }

@@ -49,7 +49,6 @@ struct segment {
     int64_t base;
     uint64_t size;         /* bytes of batches, reserved room included */
     uint64_t allocated;    /* the file's size */
-    uint64_t step;         /* next preallocation */
     uint64_t written_back; /* the kernel was told to write what lies below to the disk */
     struct hf_file *file;  /* NULL: closed */
     struct log *log;

@@ -9,6 +9,7 @@ static void open_many(struct fixture *f, uint64_t seed) {
     f->options.open_files = FILES;
     fixture_start(f);
     struct log_topic_config config = {.partitions = PARTITIONS};
+    log_settings_put(&config.settings, LOG_SEGMENT_BYTES, 256 << 20);
     struct outcome o = {0};
     assert_int_equal(log_topic_create(f->log, HF_STR("t"), &config, ended, &o), HF_OK);
     while (o.calls == 0) fixture_turn(f);
@@ -70,6 +71,19 @@ static void open_files_stay_few_while_thousands_of_partitions_are_written(void *
     fixture_close(&f);
 }
 
+static void room_of_segments_that_are_opened_again_and_again_stays_small(void **state) {
+    (void)state;
+    struct fixture f;
+    uint64_t before, after;
+    open_many(&f, 4);
+    assert_int_equal(env_space(f.env, &before), HF_OK);
+    for (int round = 0; round < 10; round++)
+        for (int i = 0; i < 4 * FILES; i++) append_to(&f, i, LOG_ACK_DURABLE);
+    assert_int_equal(env_space(f.env, &after), HF_OK);
+    assert_true(before - after < 32 << 20); /* 2,560 small messages */
+    fixture_close(&f);
+}
+
 static void a_crash_start_opens_few_files_and_finds_the_tails_of_thousands(void **state) {
     (void)state;
     struct fixture f;
@@ -110,6 +124,7 @@ static void appends_beyond_the_limit_are_refused_not_lost(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open_files_stay_few_while_thousands_of_partitions_are_written),
+        cmocka_unit_test(room_of_segments_that_are_opened_again_and_again_stays_small),
         cmocka_unit_test(a_crash_start_opens_few_files_and_finds_the_tails_of_thousands),
         cmocka_unit_test(appends_beyond_the_limit_are_refused_not_lost),
     };
