@@ -42,7 +42,7 @@ enum hf_err index_open(struct segment *s, struct index_file *f, unsigned flags) 
     char path[LOG_PATH];
     index_path(s, f, path);
     enum hf_err e = env_open(s->log->env, path, flags, &f->file);
-    if (!e) s->log->open_files++;
+    if (!e) log_opened_file(s->log);
     return e;
 }
 

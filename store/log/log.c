@@ -361,6 +361,7 @@ void log_stats(const struct log *l, struct log_stats *out) {
     out->partitions -= 1;
     out->free_bytes = l->free_bytes;
     out->open_files = l->open_files;
+    out->open_files_most = l->open_files_most;
 }
 
 bool log_crowded(const struct log *l) {

@@ -270,9 +270,9 @@ HF_CHECK enum hf_err log_adopt(struct log *l, struct log_partition *p, struct hf
 struct log_stats {
     uint64_t appended_batches, appended_bytes, journal_bytes, journal_syncs, checkpoints, rolls, compactions;
     uint64_t topics, partitions, segments;
-    uint64_t free_bytes, open_files;
-    uint64_t damages, rebuilt;       /* told since the start */
-    uint64_t scrubs, scrubbed_bytes; /* passes of the scrubber, and what it read */
+    uint64_t free_bytes, open_files, open_files_most; /* since the start */
+    uint64_t damages, rebuilt;                        /* told since the start */
+    uint64_t scrubs, scrubbed_bytes;                  /* passes of the scrubber, and what it read */
 };
 void log_stats(const struct log *l, struct log_stats *out);
 

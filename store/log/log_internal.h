@@ -70,8 +70,9 @@ struct log {
     size_t waiting;
     size_t syncs; /* env syncs under way */
     struct gathered gathered;
-    struct segment *lru; /* open segment files, most recently used first */
-    size_t open_files;   /* theirs and their indexes' */
+    struct segment *lru;    /* open segment files, most recently used first */
+    size_t open_files;      /* theirs and their indexes', */
+    size_t open_files_most; /* and the most there ever were */
     struct run *runs;
     struct log_run_writer *writers; /* of runs */
     struct creation *creations;     /* of topics */
@@ -105,5 +106,9 @@ void ids_step(struct log *l);
 extern const struct engine_ops log_engine_ops;
 void watches_attach(struct topic *t, struct log *l);
 void watches_free(struct log *l);
+
+static inline void log_opened_file(struct log *l) {
+    if (++l->open_files > l->open_files_most) l->open_files_most = l->open_files;
+}
 
 #endif

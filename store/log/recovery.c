@@ -481,7 +481,8 @@ static enum hf_err take_facts(struct log *l, const struct facts *f, bool state) 
     if ((t == l->state_topic) != state) return HF_OK;
     struct log_partition *p = t->partition[f->partition];
     enum hf_err e = facts_apply(p, f);
-    return e ? e : load_partition(p, f, l->clean);
+    if (!e) e = load_partition(p, f, l->clean);
+    return e ? e : segment_settle(l);
 }
 
 static enum hf_err take_state_facts(struct log *l, const struct facts *f) {

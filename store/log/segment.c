@@ -151,7 +151,7 @@ bool segments_crowded(const struct log_partition *p) {
 static void opened(struct segment *s, struct hf_file *f) {
     s->file = f;
     DL_PREPEND2(s->log->lru, s, lru_prev, lru_next);
-    s->log->open_files++;
+    log_opened_file(s->log);
 }
 
 enum hf_err segment_open(struct segment *s) {
