@@ -277,6 +277,7 @@ static enum hf_err cut(struct segment *s, struct index_file *f, uint32_t entries
     f->entries = f->written = entries;
     f->unsynced = true;
     s->index_dirty = true;
+    partition_mark_dirty(s->p);
     return HF_OK;
 }
 
