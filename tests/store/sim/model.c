@@ -282,7 +282,8 @@ static int64_t bytes_behind(const struct model *m, const struct message *x) {
         uint8_t batch[KBATCH_MAX];
         if (!same_partition(x, y) || y == x || y->fate == FATE_REFUSED) continue;
         if (y->base >= 0 && y->base < x->base) continue;
-        n += (int64_t)kbatch_make(y->id, y->count, &y->producer, t->compacted, batch);
+        bool deletes = t->compacted && y->commit < 0; /* commits write values only */
+        n += (int64_t)kbatch_make(y->id, y->count, &y->producer, deletes, batch);
     }
     return n;
 }
@@ -298,12 +299,14 @@ enum later { LATER_FOUND, LATER_ANY, LATER_DELETES, LATER_SURELY_DELETES };
 static bool later_record(const struct model *m, const struct message *x, uint32_t i, enum later what) {
     for (uint32_t k = 0; k < m->message_count; k++) {
         const struct message *y = &m->messages[k];
-        if (!same_partition(x, y) || y->base < 0 || y->base + y->count <= x->base + i) continue;
+        bool somewhere = y->base < 0 && what == LATER_ANY; /* a commit does not tell its offsets */
+        if (!same_partition(x, y) || (y->base < 0 && !somewhere)) continue;
+        if (y->base >= 0 && y->base + y->count <= x->base + i) continue;
         if (y->fate == FATE_LOST || y->fate == FATE_REFUSED) continue;
         for (uint32_t j = 0; j < y->count; j++) {
             if (kkey(y->id, j) != kkey(x->id, i)) continue;
             int64_t ahead = y->base + j - (x->base + i);
-            if (ahead > 0 && (y->found & 1u << j || what == LATER_ANY)) return true;
+            if (somewhere || (ahead > 0 && (y->found & 1u << j || what == LATER_ANY))) return true;
             if (what == LATER_DELETES && ahead >= 0 && deletes(y, j)) return true;
             if (what == LATER_SURELY_DELETES && ahead > 0 && deletes(y, j) && y->durable) return true;
         }
