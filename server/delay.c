@@ -13,7 +13,7 @@
  *     GET    /v1/schedule-stats
  *     POST   /v1/schedule-clock         the wall clock is right although it leapt
  *     POST   /v1/rejected/PARTITION/OFFSET    what lies there goes to its destination again (delay_replay.c) */
-#include "delay_internal.h"
+#include "delay_wait.h"
 
 #include "base/control.h"
 #include "base/names.h"
@@ -121,9 +121,7 @@ static int64_t part_step(void *state, int64_t now_ms) {
     int64_t mono_ms = env_mono_us(d->server->env) / 1000;
     int64_t wait_ms = schedule_step(d->schedule, now_ms, mono_ms);
     delay_limits_step(d);
-    if (d->changes) delay_answer_changes(d, mono_ms);
-    if (d->bulks) delay_answer_bulks(d, mono_ms);
-    if (d->replays) delay_answer_replays(d, mono_ms);
+    delay_waits_step(d, mono_ms);
     return now_ms + wait_ms;
 }
 
@@ -133,17 +131,13 @@ static void part_close(void *state) {
     struct delay *d = state;
     struct server *s = d->server;
     struct pollfd fd = {.fd = env_poll_fd(s->env), .events = POLLIN};
-    while ((!schedule_idle(d->schedule) || delay_is_appending(d) || delay_bulk_is_appending(d) ||
-            delay_replay_is_appending(d)) &&
-           !log_failed(s->log)) {
+    while ((!schedule_idle(d->schedule) || delay_waits_append(d)) && !log_failed(s->log)) {
         (void)log_step(s->log);
         (void)poll(&fd, 1, TURN_MS);
         (void)env_poll(s->env);
     }
     schedule_close(d->schedule);
-    delay_forget_changes(d);
-    delay_forget_bulks(d);
-    delay_forget_replays(d);
+    delay_waits_forget(d);
     delay_limits_fini(d);
     free(d);
 }

@@ -14,31 +14,25 @@
  * that moment, DUE-SEQUENCE-LAST, and later messages (moved ones among them) are left out. Each record says
  * which message it is about (hf-expect); one that was replaced meanwhile is counted as changed. Messages
  * without an id cannot be named, and are counted. */
-#include "delay_internal.h"
+#include "delay_wait.h"
 
 #include "base/control.h"
 #include "base/duration.h"
 #include "base/names.h"
-#include "store/engine/batch.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
-enum { BULKS_MAX = 16, PAGE_DEFAULT = 500, BATCH_BYTES = 512 << 10, BATCH_MAX = 80 << 20, WAIT_MS = 30000 };
+enum { PAGE_DEFAULT = 500, BATCH_BYTES = 512 << 10, BATCH_MAX = 80 << 20 };
 
-struct bulk { /* a page that waits for its outcomes */
-    struct delay *d;
-    struct broker_http *rq;
+struct bulk { /* a page */
+    struct delay_wait wait;
     struct delay_time time; /* of a move; header.n == 0: cancel */
     struct batch_builder batch;
     int64_t records, without_id;
     struct schedule_place last;  /* looked at up to here */
     struct schedule_query query; /* strings in the request */
-    bool started, full, more;    /* full: what follows goes into the next page */
-    enum hf_err e;
-    bool appending;
-    int64_t offset, until_ms;
-    struct bulk *next;
+    bool full, more;             /* full: what follows goes into the next page */
+    enum hf_err e;               /* of building the batch */
 };
 
 /* ---- the batch ---- */
@@ -55,7 +49,7 @@ static enum hf_err add_cancel(struct bulk *b, const struct schedule_item *item) 
 
 static void add_item(void *arg, const struct schedule_item *item) {
     struct bulk *b = arg;
-    size_t limit = (size_t)b->d->server->settings->message_max / 2;
+    size_t limit = (size_t)b->wait.d->server->settings->message_max / 2;
     if (b->e || b->full) return;
     if (b->records && b->batch.buf.n + item->value.n > (limit < BATCH_BYTES ? limit : BATCH_BYTES)) {
         b->full = true;
@@ -72,15 +66,15 @@ static void add_item(void *arg, const struct schedule_item *item) {
 static bool is_ready(struct bulk *b) {
     struct schedule_stats stats;
     if (b->query.sequence_max) return true;
-    schedule_stats(b->d->schedule, &stats);
+    schedule_stats(b->wait.d->schedule, &stats);
     if (stats.caught_up) b->query.sequence_max = stats.read_sequence;
     return stats.caught_up;
 }
 
 static enum hf_err build(struct bulk *b) {
     struct schedule_place next;
-    batch_builder_begin(&b->batch, env_wall_ms(b->d->server->env));
-    enum hf_err e = schedule_list(b->d->schedule, &b->query, add_item, b, &next, &b->more);
+    batch_builder_begin(&b->batch, env_wall_ms(b->wait.d->server->env));
+    enum hf_err e = schedule_list(b->wait.d->schedule, &b->query, add_item, b, &next, &b->more);
     if (!e) e = b->e;
     if (!e && !b->full) b->last = next;
     if (b->full) b->more = true;
@@ -88,18 +82,6 @@ static enum hf_err build(struct bulk *b) {
 }
 
 /* ---- the answer ---- */
-
-static void end(struct bulk *b) {
-    struct delay *d = b->d;
-    for (struct bulk **p = &d->bulks; *p; p = &(*p)->next) {
-        if (*p != b) continue;
-        *p = b->next;
-        d->bulk_count--;
-        break;
-    }
-    batch_builder_fini(&b->batch);
-    free(b);
-}
 
 static void reply(struct bulk *b, const int64_t counts[SCHEDULE_UNKNOWN + 1]) {
     char next[80];
@@ -113,13 +95,13 @@ static void reply(struct bulk *b, const int64_t counts[SCHEDULE_UNKNOWN + 1]) {
         schedule_outcome_text(SCHEDULE_ALREADY_DELIVERED), (json_int_t)counts[SCHEDULE_ALREADY_DELIVERED],
         "unknown", (json_int_t)counts[SCHEDULE_UNKNOWN], "without id", (json_int_t)b->without_id, "next",
         b->more ? json_string(next) : json_null());
-    delay_reply_json(b->rq, 200, o);
+    delay_reply_json(b->wait.rq, 200, o);
 }
 
 static enum hf_err count(struct bulk *b, int64_t counts[SCHEDULE_UNKNOWN + 1]) {
     for (int64_t i = b->records - 1; i >= 0; i--) { /* the last is read last */
         enum schedule_outcome o;
-        enum hf_err e = schedule_outcome_of(b->d->schedule, 0, b->offset + i, &o);
+        enum hf_err e = delay_wait_outcome(&b->wait, i, &o);
         if (e == HF_ENOTFOUND) o = SCHEDULE_UNKNOWN; /* forgotten already: the id's memory is that short */
         if (e && e != HF_ENOTFOUND) return e;
         counts[o]++;
@@ -127,99 +109,58 @@ static enum hf_err count(struct bulk *b, int64_t counts[SCHEDULE_UNKNOWN + 1]) {
     return HF_OK;
 }
 
-/* True: answered. */
-static bool answer(struct bulk *b, int64_t mono_ms) {
+static bool answer(struct bulk *b) {
     int64_t counts[SCHEDULE_UNKNOWN + 1] = {0};
-    enum hf_err e = b->e ? b->e : count(b, counts);
-    if (e == HF_EAGAIN && !b->e && mono_ms < b->until_ms) return false;
-    if (e == HF_EAGAIN)
-        delay_reply_error(b->rq, 504, "accepted, but not processed yet: ask for the same page again");
-    else if (e)
-        delay_reply_failure(b->rq, e);
+    enum hf_err e = count(b, counts);
+    if (e == HF_EAGAIN) return false;
+    if (e)
+        delay_reply_failure(b->wait.rq, e);
     else
         reply(b, counts);
     return true;
 }
 
-static void appended(void *arg, const struct log_appended *result) {
-    struct bulk *b = arg;
-    b->appending = false;
-    b->e = result->e;
-    b->offset = result->base_offset;
-}
-
-static enum hf_err append(struct bulk *b) {
-    struct server *s = b->d->server;
-    struct log_partition *p = log_partition(s->log, HF_STR(HF_TOPIC_DELAY), 0);
-    hf_str bytes;
-    if (b->records == 0) return HF_OK;
-    enum hf_err e = p ? batch_builder_finish(&b->batch, &bytes) : HF_ENOTFOUND;
-    if (!e) e = log_append(s->log, p, b->batch.buf.p, bytes.n, LOG_ACK_DURABLE, appended, b);
-    b->appending = !e;
-    return e;
-}
-
 /* Lists and appends; true: answered at once. */
 static bool start(struct bulk *b) {
-    b->started = true;
-    b->e = build(b);
-    if (!b->e) b->e = append(b);
-    if (b->e)
-        delay_reply_failure(b->rq, b->e);
+    enum hf_err e = build(b);
+    if (!e && b->records > 0) e = delay_wait_append(&b->wait, &b->batch);
+    if (e)
+        delay_reply_failure(b->wait.rq, e);
     else if (b->records == 0)
         reply(b, (int64_t[SCHEDULE_UNKNOWN + 1]){0});
-    return b->e || b->records == 0;
+    return e || b->records == 0;
 }
 
-static bool go_on(struct bulk *b, int64_t mono_ms) {
-    if (b->started) return answer(b, mono_ms);
-    if (is_ready(b)) return start(b);
-    if (mono_ms < b->until_ms) return false;
-    delay_reply_error(b->rq, 503, "the schedule is still reading what was accepted: ask again");
-    return true;
+static bool go_on(struct delay_wait *w) {
+    struct bulk *b = (struct bulk *)w;
+    if (w->offset >= 0) return answer(b);
+    return is_ready(b) && start(b);
 }
 
-void delay_answer_bulks(struct delay *d, int64_t mono_ms) {
-    for (struct bulk *b = d->bulks, *next; b; b = next) {
-        next = b->next;
-        if (!b->appending && go_on(b, mono_ms)) end(b);
-    }
+static void fini(struct delay_wait *w) {
+    batch_builder_fini(&((struct bulk *)w)->batch);
 }
 
-bool delay_bulk_is_appending(const struct delay *d) {
-    bool appending = false;
-    for (const struct bulk *b = d->bulks; b; b = b->next) appending |= b->appending;
-    return appending;
-}
-
-void delay_forget_bulks(struct delay *d) {
-    while (d->bulks) end(d->bulks);
-}
+static const struct delay_wait_kind bulk_kind = {
+    .size = sizeof(struct bulk),
+    .most = 16,
+    .wait_ms = 30000,
+    .too_many = "too many bulk requests wait; try again",
+    .late = "accepted, but not processed yet: ask for the same page again",
+    .go_on = go_on,
+    .fini = fini};
 
 /* ---- the request ---- */
 
 static void begin(struct delay *d, struct broker_http *rq, const struct schedule_query *q,
                   const struct delay_time *time) {
-    if (d->bulk_count == BULKS_MAX) {
-        delay_reply_error(rq, 503, "too many bulk requests wait; try again");
-        return;
-    }
-    struct bulk *b = calloc(1, sizeof(*b));
-    if (!b) {
-        delay_reply_failure(rq, HF_ENOMEM);
-        return;
-    }
-    *b = (struct bulk){.d = d,
-                       .rq = rq,
-                       .query = *q,
-                       .last = q->after,
-                       .until_ms = env_mono_us(d->server->env) / 1000 + WAIT_MS,
-                       .next = d->bulks};
-    batch_builder_init(&b->batch, BATCH_MAX);
+    struct bulk *b = (struct bulk *)delay_wait_begin(d, rq, &bulk_kind);
+    if (!b) return;
+    b->query = *q;
+    b->last = q->after;
     if (time) b->time = *time;
-    d->bulks = b;
-    d->bulk_count++;
-    if (is_ready(b) && start(b)) end(b);
+    batch_builder_init(&b->batch, BATCH_MAX);
+    if (go_on(&b->wait)) delay_wait_end(&b->wait);
 }
 
 /* "DUE-SEQUENCE-LAST", or none: what pends now. */

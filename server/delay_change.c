@@ -3,54 +3,24 @@
  * Both append a record to holdfast.delay, as any client may, and answer when the schedule has read it: the
  * outcome is then a fact of the durable log. A move carries the message again, on condition that the one it
  * is about still has this id; if another took its place meanwhile (CHANGED), it is tried again with that one.
- *
- *     asked --append durable--> appended --schedule has read it--> answered
- *
- * Limits: CHANGES_MAX requests wait at once, for CHANGE_WAIT_MS; later the answer is 504, and the outcome is
- * decided all the same. */
-#include "delay_internal.h"
+ * How a request waits and what limits it: delay_wait.h. */
+#include "delay_wait.h"
 
 #include "base/arena.h"
 #include "base/control.h"
 #include "base/duration.h"
 #include "base/names.h"
-#include "store/engine/batch.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
-enum { CHANGES_MAX = 1000, CHANGE_WAIT_MS = 10000, MOVE_TRIES = 5, RECORD_MAX = 64 << 20, MOVE_HEADERS = 16 };
+enum { MOVE_TRIES = 5, MOVE_HEADERS = 16 };
 
-struct change { /* a cancel or a move that waits for its answer */
-    struct delay *d;
-    struct broker_http *rq;
+struct change { /* a cancel or a move */
+    struct delay_wait wait;
     hf_str topic, id;       /* in the request's arena */
     struct delay_time time; /* of a move; else header.n == 0 */
     int tries;
-    int64_t until_ms;
-    bool appending;
-    int64_t offset;
-    enum hf_err failed; /* of the append */
-    struct change *next;
 };
-
-static void end_change(struct change *c) {
-    struct delay *d = c->d;
-    for (struct change **p = &d->changes; *p; p = &(*p)->next) {
-        if (*p != c) continue;
-        *p = c->next;
-        break;
-    }
-    d->change_count--;
-    free(c);
-}
-
-static void appended(void *arg, const struct log_appended *result) {
-    struct change *c = arg;
-    c->appending = false;
-    c->failed = result->e;
-    c->offset = result->base_offset;
-}
 
 struct building {
     struct change *c;
@@ -124,53 +94,56 @@ static enum hf_err build_cancel(const struct change *c, struct batch_builder *b)
 static enum hf_err build_change(struct change *c, struct batch_builder *b) {
     if (c->time.header.n == 0) return build_cancel(c, b);
     struct building building = {c, b, HF_OK};
-    enum hf_err e = schedule_show(c->d->schedule, c->topic, c->id, build_move, &building);
+    enum hf_err e = schedule_show(c->wait.d->schedule, c->topic, c->id, build_move, &building);
     if (e == HF_ENOTFOUND) return build_question(c, b);
     return e ? e : building.e;
 }
 
 static enum hf_err append_change(struct change *c) {
-    struct server *s = c->d->server;
-    struct log_partition *p = log_partition(s->log, HF_STR(HF_TOPIC_DELAY), 0);
-    if (!p) return HF_ENOTFOUND;
     struct batch_builder b;
-    hf_str bytes;
-    batch_builder_init(&b, RECORD_MAX);
-    batch_builder_begin(&b, env_wall_ms(s->env));
+    batch_builder_init(&b, DELAY_RECORD_MAX);
+    batch_builder_begin(&b, env_wall_ms(c->wait.d->server->env));
     enum hf_err e = build_change(c, &b);
-    if (!e) e = batch_builder_finish(&b, &bytes);
-    if (!e) e = log_append(s->log, p, b.buf.p, bytes.n, LOG_ACK_DURABLE, appended, c);
+    if (!e) e = delay_wait_append(&c->wait, &b);
     batch_builder_fini(&b);
-    c->appending = !e;
     return e;
 }
 
+static bool answer_change(struct delay_wait *w) {
+    struct change *c = (struct change *)w;
+    enum schedule_outcome outcome = SCHEDULE_UNKNOWN;
+    enum hf_err e = delay_wait_outcome(w, 0, &outcome);
+    if (e == HF_EAGAIN) return false;
+    if (!e && outcome == SCHEDULE_CHANGED && c->tries++ < MOVE_TRIES) {
+        e = append_change(c);
+        if (!e) return false;
+    }
+    if (e)
+        delay_reply_failure(w->rq, e);
+    else
+        delay_reply_outcome(w->rq, outcome, c->time.header.n ? SCHEDULE_MOVED : SCHEDULE_CANCELLED);
+    return true;
+}
+
+static const struct delay_wait_kind change_kind = {.size = sizeof(struct change),
+                                                   .most = 1000,
+                                                   .wait_ms = 10000,
+                                                   .too_many = "too many changes wait; try again",
+                                                   .late = "accepted, but not processed yet: ask again",
+                                                   .go_on = answer_change};
+
 static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, hf_str id,
                          struct delay_time time) {
-    if (d->change_count == CHANGES_MAX) {
-        delay_reply_error(rq, 503, "too many changes wait; try again");
-        return;
-    }
-    struct change *c = calloc(1, sizeof(*c));
-    if (!c) {
-        delay_reply_failure(rq, HF_ENOMEM);
-        return;
-    }
-    *c = (struct change){.d = d,
-                         .rq = rq,
-                         .topic = topic,
-                         .id = id,
-                         .time = time,
-                         .until_ms = env_mono_us(d->server->env) / 1000 + CHANGE_WAIT_MS,
-                         .next = d->changes};
+    struct change *c = (struct change *)delay_wait_begin(d, rq, &change_kind);
+    if (!c) return;
+    c->topic = topic;
+    c->id = id;
+    c->time = time;
     enum hf_err e = append_change(c);
     if (e) {
-        free(c);
         delay_reply_failure(rq, e);
-        return;
+        delay_wait_end(&c->wait);
     }
-    d->changes = c;
-    d->change_count++;
 }
 
 void delay_on_cancel(void *state, struct broker_http *rq) {
@@ -240,44 +213,4 @@ void delay_on_move(void *state, struct broker_http *rq) {
         delay_reply_error(rq, 400, why);
     else
         begin_change(state, rq, topic, id, time);
-}
-
-/* True: answered. */
-static bool answer_change(struct change *c, int64_t mono_ms) {
-    enum schedule_outcome outcome = SCHEDULE_UNKNOWN;
-    enum hf_err e = c->failed ? c->failed : schedule_outcome_of(c->d->schedule, 0, c->offset, &outcome);
-    if (e == HF_EAGAIN && !c->failed) {
-        if (mono_ms < c->until_ms) return false;
-        delay_reply_error(c->rq, 504, "accepted, but not processed yet: ask again");
-        return true;
-    }
-    if (!e && outcome == SCHEDULE_CHANGED && c->tries++ < MOVE_TRIES) {
-        e = append_change(c);
-        if (!e) return false;
-    }
-    if (e)
-        delay_reply_failure(c->rq, e);
-    else
-        delay_reply_outcome(c->rq, outcome, c->time.header.n ? SCHEDULE_MOVED : SCHEDULE_CANCELLED);
-    return true;
-}
-
-void delay_answer_changes(struct delay *d, int64_t mono_ms) {
-    for (struct change *c = d->changes, *next; c; c = next) {
-        next = c->next;
-        if (!c->appending && answer_change(c, mono_ms)) end_change(c);
-    }
-}
-
-bool delay_is_appending(const struct delay *d) {
-    bool appending = false;
-    for (const struct change *c = d->changes; c; c = c->next) appending |= c->appending;
-    return appending;
-}
-
-void delay_forget_changes(struct delay *d) {
-    for (struct change *c = d->changes, *next; c; c = next) {
-        next = c->next;
-        free(c);
-    }
 }

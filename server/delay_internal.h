@@ -10,9 +10,7 @@
 
 enum { DELAY_EVENTS = SCHEDULE_DAMAGED + 1, DELAY_WHY_BYTES = SCHEDULE_CRON_ERROR_BYTES + 64 };
 
-struct change;
-struct bulk;
-struct replay;
+struct delay_wait;
 struct batch_builder;
 
 /* When a moved message is to be due. */
@@ -32,13 +30,8 @@ struct delay_limits { /* delay_limits.c */
 struct delay {
     struct server *server;
     struct schedule *schedule;
-    size_t levels;          /* how many delay levels there are */
-    struct change *changes; /* delay_change.c */
-    size_t change_count;
-    struct bulk *bulks; /* delay_bulk.c */
-    size_t bulk_count;
-    struct replay *replays; /* delay_replay.c */
-    size_t replay_count;
+    size_t levels;            /* how many delay levels there are */
+    struct delay_wait *waits; /* requests that are not answered yet (delay_wait.h) */
     struct delay_limits limits;
     int64_t told_ms[DELAY_EVENTS]; /* when such a line was last logged */
     uint64_t events[DELAY_EVENTS];
@@ -88,16 +81,10 @@ void delay_limits_fini(struct delay *d);
 
 void delay_on_bulk_cancel(void *state, struct broker_http *rq);
 void delay_on_bulk_move(void *state, struct broker_http *rq);
-void delay_answer_bulks(struct delay *d, int64_t mono_ms);
-bool delay_bulk_is_appending(const struct delay *d);
-void delay_forget_bulks(struct delay *d);
 
 /* ---- what was rejected (delay_replay.c) ---- */
 
 void delay_on_replay(void *state, struct broker_http *rq);
-void delay_answer_replays(struct delay *d, int64_t mono_ms);
-bool delay_replay_is_appending(const struct delay *d);
-void delay_forget_replays(struct delay *d);
 
 /* ---- changing (delay_change.c) ---- */
 
@@ -110,8 +97,5 @@ HF_CHECK enum hf_err delay_build_move(struct batch_builder *b, const struct sche
 
 void delay_on_cancel(void *state, struct broker_http *rq);
 void delay_on_move(void *state, struct broker_http *rq);
-void delay_answer_changes(struct delay *d, int64_t mono_ms);
-bool delay_is_appending(const struct delay *d);
-void delay_forget_changes(struct delay *d);
 
 #endif

@@ -17,45 +17,25 @@
  * what group "holdfast.rejected" has committed (worker/marks.h). The mark follows the answer and may be lost
  * with a crash; then the message is listed again, and its name keeps it from going twice.
  *
- * Limits: REPLAYS_MAX requests wait at once, for REPLAY_WAIT_MS; later the answer is 504, and the message is
- * on its way all the same. */
-#include "delay_internal.h"
+ * How a request waits and what limits it: delay_wait.h. */
+#include "delay_wait.h"
 
 #include "base/control.h"
 #include "base/names.h"
-#include "store/engine/batch.h"
 #include "worker/marks.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
-enum { REPLAYS_MAX = 1000, REPLAY_WAIT_MS = 10000, RECORD_MAX = 64 << 20, ADDED_HEADERS = 5 };
+enum { ADDED_HEADERS = 5 };
 
-struct replay { /* one that waits for its answer */
-    struct delay *d;
-    struct broker_http *rq;
+struct replay {
+    struct delay_wait wait;
     int32_t partition; /* of holdfast.rejected */
     int64_t rejected;  /* offset there */
-    int64_t until_ms;
-    bool appending;
-    int64_t offset; /* in holdfast.delay */
-    enum hf_err failed;
-    struct replay *next;
 };
 
 static void reply_outcome(struct broker_http *rq, int status, const char *outcome) {
     delay_reply_json(rq, status, json_pack("{s:s}", "outcome", outcome));
-}
-
-static void end_replay(struct replay *r) {
-    struct delay *d = r->d;
-    for (struct replay **p = &d->replays; *p; p = &(*p)->next) {
-        if (*p != r) continue;
-        *p = r->next;
-        break;
-    }
-    d->replay_count--;
-    free(r);
 }
 
 /* ---- what is settled ---- */
@@ -165,30 +145,42 @@ static enum hf_err build(struct batch_builder *b, int32_t partition, const struc
     return batch_builder_add(b, half ? last_header(r, HF_HDR_KEY) : r->key, r->value, h, n);
 }
 
-static void appended(void *arg, const struct log_appended *result) {
-    struct replay *r = arg;
-    r->appending = false;
-    r->failed = result->e;
-    r->offset = result->base_offset;
-}
-
 static enum hf_err append(struct replay *r, const struct engine_record *record, hf_str origin, bool half) {
-    struct server *s = r->d->server;
-    struct log_partition *p = log_partition(s->log, HF_STR(HF_TOPIC_DELAY), 0);
-    if (!p) return HF_ENOTFOUND;
     struct batch_builder b;
-    hf_str bytes;
-    batch_builder_init(&b, RECORD_MAX);
-    batch_builder_begin(&b, env_wall_ms(s->env));
+    batch_builder_init(&b, DELAY_RECORD_MAX);
+    batch_builder_begin(&b, env_wall_ms(r->wait.d->server->env));
     enum hf_err e = build(&b, r->partition, record, origin, half);
-    if (!e) e = batch_builder_finish(&b, &bytes);
-    if (!e) e = log_append(s->log, p, b.buf.p, bytes.n, LOG_ACK_DURABLE, appended, r);
+    if (!e) e = delay_wait_append(&r->wait, &b);
     batch_builder_fini(&b);
-    r->appending = !e;
     return e;
 }
 
 /* ---- the request ---- */
+
+static bool answer(struct delay_wait *w) {
+    const struct replay *r = (const struct replay *)w;
+    enum schedule_outcome outcome = SCHEDULE_SCHEDULED;
+    enum hf_err e = delay_wait_outcome(w, 0, &outcome);
+    if (e == HF_EAGAIN) return false;
+    bool went = e == HF_ENOTFOUND; /* an ordinary schedule leaves no outcome */
+    if (e && !went) {
+        delay_reply_failure(w->rq, e);
+        return true;
+    }
+    if (went || outcome == SCHEDULE_SCHEDULED)
+        reply_outcome(w->rq, 200, "replayed");
+    else
+        reply_outcome(w->rq, 409, "already settled");
+    settle(w->d->server, r->partition, r->rejected);
+    return true;
+}
+
+static const struct delay_wait_kind replay_kind = {.size = sizeof(struct replay),
+                                                   .most = 1000,
+                                                   .wait_ms = 10000,
+                                                   .too_many = "too many replays wait; try again",
+                                                   .late = "accepted, but not processed yet: ask again",
+                                                   .go_on = answer};
 
 static void begin(struct delay *d, struct broker_http *rq, int32_t partition,
                   const struct engine_record *record) {
@@ -200,25 +192,15 @@ static void begin(struct delay *d, struct broker_http *rq, int32_t partition,
         delay_reply_error(rq, 409, why);
         return;
     }
-    struct replay *r = calloc(1, sizeof(*r));
-    if (!r) {
-        delay_reply_failure(rq, HF_ENOMEM);
-        return;
-    }
-    *r = (struct replay){.d = d,
-                         .rq = rq,
-                         .partition = partition,
-                         .rejected = record->offset,
-                         .until_ms = env_mono_us(d->server->env) / 1000 + REPLAY_WAIT_MS,
-                         .next = d->replays};
+    struct replay *r = (struct replay *)delay_wait_begin(d, rq, &replay_kind);
+    if (!r) return;
+    r->partition = partition;
+    r->rejected = record->offset;
     enum hf_err e = append(r, record, origin, half);
     if (e) {
-        free(r);
         delay_reply_failure(rq, e);
-        return;
+        delay_wait_end(&r->wait);
     }
-    d->replays = r;
-    d->replay_count++;
 }
 
 /* "PARTITION/OFFSET" */
@@ -239,10 +221,6 @@ void delay_on_replay(void *state, struct broker_http *rq) {
         delay_reply_error(rq, 400, "the path is /v1/rejected/PARTITION/OFFSET");
         return;
     }
-    if (d->replay_count == REPLAYS_MAX) {
-        delay_reply_error(rq, 503, "too many replays wait; try again");
-        return;
-    }
     enum hf_err e = engine_cursor_open(d->server->engine, HF_STR(HF_TOPIC_REJECTED), (int32_t)partition, &c);
     if (e == HF_ENOTFOUND) {
         reply_outcome(rq, 404, "unknown");
@@ -260,43 +238,4 @@ void delay_on_replay(void *state, struct broker_http *rq) {
         engine_cursor_close(c);
     }
     if (e && e != HF_EEND) delay_reply_failure(rq, e);
-}
-
-/* True: answered. */
-static bool answer(struct replay *r, int64_t mono_ms) {
-    enum schedule_outcome outcome = SCHEDULE_SCHEDULED;
-    enum hf_err e = r->failed ? r->failed : schedule_outcome_of(r->d->schedule, 0, r->offset, &outcome);
-    if (e == HF_EAGAIN && !r->failed) {
-        if (mono_ms < r->until_ms) return false;
-        delay_reply_error(r->rq, 504, "accepted, but not processed yet: ask again");
-        return true;
-    }
-    bool went = e == HF_ENOTFOUND && !r->failed; /* an ordinary schedule leaves no outcome */
-    if (e && !went) {
-        delay_reply_failure(r->rq, e);
-        return true;
-    }
-    if (went || outcome == SCHEDULE_SCHEDULED)
-        reply_outcome(r->rq, 200, "replayed");
-    else
-        reply_outcome(r->rq, 409, "already settled");
-    settle(r->d->server, r->partition, r->rejected);
-    return true;
-}
-
-void delay_answer_replays(struct delay *d, int64_t mono_ms) {
-    for (struct replay *r = d->replays, *next; r; r = next) {
-        next = r->next;
-        if (!r->appending && answer(r, mono_ms)) end_replay(r);
-    }
-}
-
-bool delay_replay_is_appending(const struct delay *d) {
-    bool appending = false;
-    for (const struct replay *r = d->replays; r; r = r->next) appending |= r->appending;
-    return appending;
-}
-
-void delay_forget_replays(struct delay *d) {
-    while (d->replays) end_replay(d->replays);
 }
