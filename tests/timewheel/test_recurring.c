@@ -296,6 +296,28 @@ static void a_run_that_was_rejected_is_done(void **state) {
     close_bench(&b);
 }
 
+/* Its topic was made anew since, and what lies there now lies where the run did. */
+static void a_run_that_went_with_its_topic_is_done(void **state) {
+    (void)state;
+    struct bench b;
+    open_and_start(&b);
+    put(&b, "k", "v", "hf-topic=t", "hf-cron=* * * * *", "hf-id=job", "hf-cron-overlap=skip", "hf-group=g",
+        NULL);
+    pass(&b, MINUTE);
+    assert_int_equal(runs_of(&b), 1);
+    assert_int_equal(memory_engine_topic_delete(b.m, HF_STR("t")), HF_OK);
+    assert_int_equal(memory_engine_topic_create(b.m, HF_STR("t"), 1), HF_OK);
+    put(&b, "k", "other", "hf-topic=t", "hf-delay=1s", NULL);
+    pass(&b, 1000);
+    assert_int_equal(runs_of(&b), 1);
+    pass(&b, MINUTE - 1000);
+    assert_int_equal(runs_of(&b), 2);
+    pass(&b, MINUTE);
+    assert_int_equal(runs_of(&b), 2); /* that one is there, and is not done */
+    assert_int_equal(stats_of(&b).skipped, 1);
+    close_bench(&b);
+}
+
 /* ---- levels ---- */
 
 static void set(void *arg, enum hf_err e) {
@@ -370,6 +392,7 @@ int main(void) {
         cmocka_unit_test(checks_an_expression_and_says_what_is_wrong),
         cmocka_unit_test(a_run_is_left_out_while_the_one_before_is_not_done),
         cmocka_unit_test(a_run_that_was_rejected_is_done),
+        cmocka_unit_test(a_run_that_went_with_its_topic_is_done),
         cmocka_unit_test(levels_mean_what_the_table_said_when_they_were_accepted),
         cmocka_unit_test(tables_are_checked),
     };

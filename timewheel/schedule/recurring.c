@@ -19,9 +19,10 @@
  * has committed. So with hf-cron-overlap: skip and hf-group a run is left out as long as that group has not
  * committed past the run before: an empty group, too, has not done it. Where the run before lies is not known
  * when its commit begins, only that it lies at or behind the end of its partition then; so partition, that
- * end, and its due time travel along (hf-cron-last), and the record with its identity is looked for between
- * there and what the group has committed, in at most SCAN_MAX records. A run whose record is gone (rejected,
- * deleted, retention) is done. A skipped run moves the series on like a fired one.
+ * end, and its due time travel along (hf-cron-last), and the record with its identity is looked for from there
+ * on, in at most SCAN_MAX records: usually it is the first. A run whose record is gone (rejected, deleted,
+ * retention, another topic of that name) is done. If it is not among so many it lies behind them: the group has
+ * not done it before it has committed past those. A skipped run moves the series on like a fired one.
  *
  * Headers of the entry: hf-cron, hf-tz, hf-cron-overlap, hf-group, hf-cron-last stay among the others
  * (message.c), with ENTRY_CRON. */
@@ -157,33 +158,39 @@ static bool has_identity(const struct engine_record *r, hf_str identity) {
     return false;
 }
 
-/* Is the record with this identity in [from, to)? */
-static bool is_between(struct schedule *s, hf_str topic, int32_t partition, int64_t from, int64_t to,
-                       hf_str identity) {
+/* Looks for the record with this identity in [from, to): *at is where it lies, or if it is not found (or
+ * cannot be read) how far the search came. */
+static bool find_run(struct schedule *s, hf_str topic, int32_t partition, int64_t from, int64_t to,
+                     hf_str identity, int64_t *at) {
     struct engine_cursor *c;
     struct engine_record r;
+    enum hf_err e = HF_OK;
     bool found = false;
+    *at = from;
     if (engine_cursor_open(s->engine, topic, partition, &c)) return false;
     engine_cursor_seek(c, from);
-    while (!found && engine_cursor_next(c, &r) == HF_OK && r.offset < to) found = has_identity(&r, identity);
+    while (!found && *at < to && !(e = engine_cursor_next(c, &r))) {
+        found = r.offset < to && has_identity(&r, identity);
+        *at = found ? r.offset : r.offset < to ? r.offset + 1 : to;
+    }
+    if (e == HF_EEND) *at = to;
     engine_cursor_close(c);
     return found;
 }
 
 bool recurring_is_running(struct schedule *s, hf_str topic, const struct recurring *r, hf_str identity) {
     struct last_run last;
-    int64_t start, end;
+    int64_t start, end, at;
     char text[HF_ID_MAX + 32];
     if (!r->last_run.p || !last_run_of(r->last_run, &last) || last.partition < 0 ||
         last.partition > INT32_MAX)
         return false;
     int32_t partition = (int32_t)last.partition;
     if (engine_bounds(s->engine, topic, partition, &start, &end)) return false; /* the topic is gone */
-    int64_t done = engine_committed(s->engine, r->group, topic, partition);
     if (end <= last.end) return false; /* another topic of that name: it held more */
-    if (done <= last.end) return true;
+    int64_t from = start > last.end ? start : last.end, to = end - from > SCAN_MAX ? from + SCAN_MAX : end;
     int n = snprintf(text, sizeof text, "%.*s#%" PRId64, (int)identity.n, identity.p, last.due_ms);
-    int64_t to = done - last.end > SCAN_MAX ? last.end + SCAN_MAX : done;
-    bool settled = is_between(s, topic, partition, last.end, to, hf_str_make(text, (size_t)n));
-    return !settled && to == done && start <= last.end;
+    bool found = find_run(s, topic, partition, from, to, hf_str_make(text, (size_t)n), &at);
+    bool is_gone = !found && (at == end || start > last.end);
+    return !is_gone && engine_committed(s->engine, r->group, topic, partition) <= at;
 }
