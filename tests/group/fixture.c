@@ -32,6 +32,18 @@ void fixture_close(struct fixture *f) {
     memory_engine_close(f->m);
 }
 
+int fixture_setup(void **state) {
+    static struct fixture f;
+    fixture_open(&f, 0, NULL);
+    *state = &f;
+    return 0;
+}
+
+int fixture_teardown(void **state) {
+    fixture_close(*state);
+    return 0;
+}
+
 void fixture_restart(struct fixture *f) {
     memory_engine_crash(f->m);
     groups_close(f->gs);
@@ -155,6 +167,13 @@ void join_new(struct fixture *f, struct joined *out, char id[256]) {
     assert_int_equal(first.result, GROUP_MEMBER_ID_REQUIRED);
     strcpy(id, first.member_id);
     r.member_id = hf_str_of(id);
+    join(f, &r, out);
+}
+
+void join_at_once(struct fixture *f, const char *group, struct joined *out) {
+    struct group_join r = fixture_join("", NULL);
+    r.group = hf_str_of(group);
+    r.needs_known_id = false;
     join(f, &r, out);
 }
 

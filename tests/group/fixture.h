@@ -16,6 +16,11 @@ struct fixture {
 void fixture_open(struct fixture *f, uint64_t seed, const struct groups_options *options);
 void fixture_close(struct fixture *f);
 
+/* A test that finds an open fixture, seed 0 and no options, in *state; it is closed whatever the test comes to. */
+#define GROUP_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+int fixture_setup(void **state);
+int fixture_teardown(void **state);
+
 /* The process dies and starts again. */
 void fixture_restart(struct fixture *f);
 
@@ -65,6 +70,9 @@ enum group_state state_of(struct fixture *f);
 
 /* A new dynamic member asks for an id and joins with it; the join may wait. The id is left in id. */
 void join_new(struct fixture *f, struct joined *out, char id[256]);
+
+/* Joins as fixture_join with no id yet, in the way of old clients: without asking for an id first. */
+void join_at_once(struct fixture *f, const char *group, struct joined *out);
 
 /* One member alone, stable; its generation. */
 int32_t stable_alone(struct fixture *f, char id[256]);

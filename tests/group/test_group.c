@@ -7,30 +7,22 @@
 #include <cmocka.h>
 
 static void a_new_member_is_given_an_id_first_and_then_leads_alone(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char id[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, id);
+    int32_t generation = stable_alone(f, id);
     assert_int_equal(generation, 1);
     assert_memory_equal(id, "client-", 7);
-    assert_int_equal(beat(&f, id, generation), GROUP_OK);
-    assert_int_equal(beat(&f, id, generation + 1), GROUP_ILLEGAL_GENERATION);
-    assert_int_equal(beat(&f, "somebody", generation), GROUP_UNKNOWN_MEMBER);
-    fixture_close(&f);
+    assert_int_equal(beat(f, id, generation), GROUP_OK);
+    assert_int_equal(beat(f, id, generation + 1), GROUP_ILLEGAL_GENERATION);
+    assert_int_equal(beat(f, "somebody", generation), GROUP_UNKNOWN_MEMBER);
 }
 
 static void an_old_client_joins_without_the_detour(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     struct joined j = {0};
-    fixture_open(&f, 0, NULL);
-    struct group_join r = fixture_join("", NULL);
-    r.needs_known_id = false;
-    join(&f, &r, &j);
+    join_at_once(f, "g", &j);
     assert_int_equal(j.result, GROUP_OK);
     assert_int_equal(j.generation, 1);
-    fixture_close(&f);
 }
 
 /* The first is stable, a second comes: the first hears of it by its heartbeat, joins again, and both go on in
@@ -66,186 +58,160 @@ static int32_t two_members(struct fixture *f, char first[256], char second[256])
 }
 
 static void a_second_member_begins_a_rebalance_that_both_finish(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    two_members(&f, a, b);
-    fixture_close(&f);
+    two_members(f, a, b);
 }
 
 static void a_member_that_leaves_begins_a_rebalance(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = two_members(&f, a, b);
-    assert_int_equal(leave(&f, a), GROUP_OK); /* the leader */
-    assert_int_equal(leave(&f, a), GROUP_UNKNOWN_MEMBER);
-    assert_int_equal(beat(&f, b, generation), GROUP_REBALANCING);
+    int32_t generation = two_members(f, a, b);
+    assert_int_equal(leave(f, a), GROUP_OK); /* the leader */
+    assert_int_equal(leave(f, a), GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(beat(f, b, generation), GROUP_REBALANCING);
     struct joined j = {0};
     struct group_join r = fixture_join(b, NULL);
-    join(&f, &r, &j);
+    join(f, &r, &j);
     assert_int_equal(j.times, 1);
     assert_string_equal(j.leader, b);
-    assert_int_equal(leave(&f, b), GROUP_OK);
-    assert_int_equal(state_of(&f), GROUP_EMPTY);
-    fixture_close(&f);
+    assert_int_equal(leave(f, b), GROUP_OK);
+    assert_int_equal(state_of(f), GROUP_EMPTY);
 }
 
 static void a_silent_member_is_dropped_after_its_session(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = two_members(&f, a, b);
+    int32_t generation = two_members(f, a, b);
     for (int i = 0; i < 9; i++) {
-        fixture_advance(&f, 1000);
-        assert_int_equal(beat(&f, a, generation), GROUP_OK);
+        fixture_advance(f, 1000);
+        assert_int_equal(beat(f, a, generation), GROUP_OK);
     }
-    fixture_advance(&f, 1000);
-    assert_int_equal(beat(&f, a, generation), GROUP_REBALANCING);
-    assert_int_equal(beat(&f, b, generation), GROUP_UNKNOWN_MEMBER);
-    fixture_close(&f);
+    fixture_advance(f, 1000);
+    assert_int_equal(beat(f, a, generation), GROUP_REBALANCING);
+    assert_int_equal(beat(f, b, generation), GROUP_UNKNOWN_MEMBER);
 }
 
 static void whoever_misses_the_rebalance_timeout_is_dropped(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, a);
+    int32_t generation = stable_alone(f, a);
     struct joined j = {0};
-    join_new(&f, &j, b);
+    join_new(f, &j, b);
     for (int i = 0; i < 29; i++) { /* alive, but it does not join */
-        fixture_advance(&f, 1000);
-        assert_int_equal(beat(&f, a, generation), GROUP_REBALANCING);
+        fixture_advance(f, 1000);
+        assert_int_equal(beat(f, a, generation), GROUP_REBALANCING);
         assert_int_equal(j.times, 0);
     }
-    fixture_advance(&f, 1000);
+    fixture_advance(f, 1000);
     assert_int_equal(j.times, 1);
     assert_int_equal(j.result, GROUP_OK);
     assert_string_equal(j.leader, b);
     assert_int_equal(j.member_count, 1);
-    assert_int_equal(beat(&f, a, generation), GROUP_UNKNOWN_MEMBER);
-    fixture_close(&f);
+    assert_int_equal(beat(f, a, generation), GROUP_UNKNOWN_MEMBER);
 }
 
 static void whoever_owes_its_sync_too_long_is_dropped(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, a);
+    int32_t generation = stable_alone(f, a);
     struct joined ja = {0}, jb = {0};
     struct synced sb = {0};
-    join_new(&f, &jb, b);
+    join_new(f, &jb, b);
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &ja);
-    sync_as(&f, b, jb.generation, NULL, 0, &sb); /* the leader a beats, but never syncs */
+    join(f, &r, &ja);
+    sync_as(f, b, jb.generation, NULL, 0, &sb); /* the leader a beats, but never syncs */
     for (int i = 0; i < 30; i++) {
-        assert_int_equal(beat(&f, a, generation + 1), GROUP_OK);
+        assert_int_equal(beat(f, a, generation + 1), GROUP_OK);
         assert_int_equal(sb.times, 0);
-        fixture_advance(&f, 1000);
+        fixture_advance(f, 1000);
     }
     assert_int_equal(sb.times, 1);
     assert_int_equal(sb.result, GROUP_REBALANCING);
-    assert_int_equal(beat(&f, a, generation + 1), GROUP_UNKNOWN_MEMBER);
-    fixture_close(&f);
+    assert_int_equal(beat(f, a, generation + 1), GROUP_UNKNOWN_MEMBER);
 }
 
 /* The leader takes 25 s to assign; the follower's session of 10 s does not run while its sync waits, and
  * begins anew with the answer. */
 static void a_session_does_not_run_while_a_request_waits(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    stable_alone(&f, a);
+    stable_alone(f, a);
     struct joined ja = {0}, jb = {0};
     struct synced sa = {0}, sb = {0};
-    join_new(&f, &jb, b);
-    fixture_advance(&f, 9000);
+    join_new(f, &jb, b);
+    fixture_advance(f, 9000);
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &ja);
-    sync_as(&f, b, jb.generation, NULL, 0, &sb);
+    join(f, &r, &ja);
+    sync_as(f, b, jb.generation, NULL, 0, &sb);
     for (int i = 0; i < 25; i++) {
-        fixture_advance(&f, 1000);
-        assert_int_equal(beat(&f, a, ja.generation), GROUP_OK);
+        fixture_advance(f, 1000);
+        assert_int_equal(beat(f, a, ja.generation), GROUP_OK);
     }
-    sync_as(&f, a, ja.generation, NULL, 0, &sa);
+    sync_as(f, a, ja.generation, NULL, 0, &sa);
     assert_int_equal(sb.times, 1);
     assert_int_equal(sb.result, GROUP_OK);
-    fixture_advance(&f, 9000);
-    assert_int_equal(beat(&f, b, jb.generation), GROUP_OK);
-    fixture_close(&f);
+    fixture_advance(f, 9000);
+    assert_int_equal(beat(f, b, jb.generation), GROUP_OK);
 }
 
 static void a_member_that_died_while_its_join_waited_is_dropped_after_its_session(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, a);
+    int32_t generation = stable_alone(f, a);
     struct joined ja = {0}, jb = {0};
-    join_new(&f, &jb, b);
-    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
-    groups_check(f.gs);
-    assert_false(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
-    assert_false(group_gone(f.gs, f.now_ms, HF_STR("other"), &jb));
+    join_new(f, &jb, b);
+    assert_true(group_gone(f->gs, f->now_ms, HF_STR("g"), &jb));
+    groups_check(f->gs);
+    assert_false(group_gone(f->gs, f->now_ms, HF_STR("g"), &jb));
+    assert_false(group_gone(f->gs, f->now_ms, HF_STR("other"), &jb));
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &ja);
-    fixture_advance(&f, 9000);
+    join(f, &r, &ja);
+    fixture_advance(f, 9000);
     assert_int_equal(ja.times, 0); /* b may come back until its session ends */
-    fixture_advance(&f, 1000);
+    fixture_advance(f, 1000);
     assert_true(ja.times == 1 && ja.result == GROUP_OK && ja.member_count == 1);
     assert_int_equal(ja.generation, generation + 1);
     assert_int_equal(jb.times, 0);
-    fixture_close(&f);
 }
 
 static void a_member_whose_connection_broke_while_it_waited_comes_back(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    stable_alone(&f, a);
+    stable_alone(f, a);
     struct joined ja = {0}, jb = {0};
     struct synced sa = {0}, lost = {0}, sb = {0};
-    join_new(&f, &jb, b);
-    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &jb));
+    join_new(f, &jb, b);
+    assert_true(group_gone(f->gs, f->now_ms, HF_STR("g"), &jb));
     struct group_join ra = fixture_join(a, NULL), rb = fixture_join(b, NULL);
-    join(&f, &ra, &ja);
-    fixture_advance(&f, 5000);
-    join(&f, &rb, &jb);
+    join(f, &ra, &ja);
+    fixture_advance(f, 5000);
+    join(f, &rb, &jb);
     assert_true(ja.times == 1 && jb.times == 1 && jb.result == GROUP_OK);
-    sync_as(&f, b, jb.generation, NULL, 0, &lost);
-    assert_true(group_gone(f.gs, f.now_ms, HF_STR("g"), &lost));
-    groups_check(f.gs);
+    sync_as(f, b, jb.generation, NULL, 0, &lost);
+    assert_true(group_gone(f->gs, f->now_ms, HF_STR("g"), &lost));
+    groups_check(f->gs);
     const struct group_assignment all[] = {{hf_str_of(a), HF_STR("one")}, {hf_str_of(b), HF_STR("two")}};
-    sync_as(&f, a, ja.generation, all, 2, &sa);
-    fixture_advance(&f, 5000);
-    sync_as(&f, b, jb.generation, NULL, 0, &sb);
+    sync_as(f, a, ja.generation, all, 2, &sa);
+    fixture_advance(f, 5000);
+    sync_as(f, b, jb.generation, NULL, 0, &sb);
     assert_int_equal(lost.times, 0);
     assert_true(sb.times == 1 && sb.result == GROUP_OK);
     assert_string_equal(sb.assignment, "two");
-    fixture_close(&f);
 }
 
 static void a_repeated_join_and_sync_are_answered_like_the_first(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    stable_alone(&f, a);
+    stable_alone(f, a);
     struct joined j[6] = {{0}}, ja = {0};
-    join_new(&f, &j[0], b);
+    join_new(f, &j[0], b);
     struct group_join r = fixture_join(b, NULL);
-    for (int i = 1; i < 6; i++) join(&f, &r, &j[i]); /* four may wait: the oldest two are told to try again */
+    for (int i = 1; i < 6; i++) join(f, &r, &j[i]); /* four may wait: the oldest two are told to try again */
     assert_true(j[0].times == 1 && j[0].result == GROUP_REBALANCING);
     assert_true(j[1].times == 1 && j[1].result == GROUP_REBALANCING);
     r = fixture_join(a, NULL);
-    join(&f, &r, &ja);
+    join(f, &r, &ja);
     for (int i = 2; i < 6; i++) {
         assert_int_equal(j[i].times, 1);
         assert_int_equal(j[i].result, GROUP_OK);
@@ -253,54 +219,47 @@ static void a_repeated_join_and_sync_are_answered_like_the_first(void **state) {
     }
     struct joined again = {0};
     r = fixture_join(b, NULL);
-    join(&f, &r, &again); /* its answer was lost: told again, no new rebalance */
+    join(f, &r, &again); /* its answer was lost: told again, no new rebalance */
     assert_int_equal(again.generation, ja.generation);
-    assert_int_equal(state_of(&f), GROUP_COMPLETING);
+    assert_int_equal(state_of(f), GROUP_COMPLETING);
     struct synced s[2] = {{0}}, sa = {0};
-    sync_as(&f, b, ja.generation, NULL, 0, &s[0]);
-    sync_as(&f, b, ja.generation, NULL, 0, &s[1]);
+    sync_as(f, b, ja.generation, NULL, 0, &s[0]);
+    sync_as(f, b, ja.generation, NULL, 0, &s[1]);
     const struct group_assignment to = {hf_str_of(b), HF_STR("two")};
-    sync_as(&f, a, ja.generation, &to, 1, &sa);
+    sync_as(f, a, ja.generation, &to, 1, &sa);
     assert_true(s[0].times == 1 && s[1].times == 1);
     assert_string_equal(s[1].assignment, "two");
     assert_string_equal(sa.assignment, "");
-    sync_as(&f, b, ja.generation, NULL, 0, &s[0]);
+    sync_as(f, b, ja.generation, NULL, 0, &s[0]);
     assert_int_equal(s[0].times, 2);
     assert_string_equal(s[0].assignment, "two");
-    fixture_close(&f);
 }
 
 static void a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = two_members(&f, a, b);
+    int32_t generation = two_members(f, a, b);
     struct joined j = {0};
     struct group_join r = fixture_join(b, NULL);
-    join(&f, &r, &j);
+    join(f, &r, &j);
     assert_true(j.times == 1 && j.generation == generation);
-    assert_int_equal(state_of(&f), GROUP_STABLE);
+    assert_int_equal(state_of(f), GROUP_STABLE);
     const struct group_protocol changed = {HF_STR("range"), HF_STR("other")};
     r.protocols = &changed;
-    join(&f, &r, &j);
+    join(f, &r, &j);
     assert_int_equal(j.times, 1);
-    assert_int_equal(state_of(&f), GROUP_PREPARING);
-    fixture_close(&f);
+    assert_int_equal(state_of(f), GROUP_PREPARING);
 }
 
 static void a_leader_that_joins_again_begins_a_rebalance(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = two_members(&f, a, b);
+    int32_t generation = two_members(f, a, b);
     struct joined j = {0};
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &j);
+    join(f, &r, &j);
     assert_int_equal(j.times, 0);
-    assert_int_equal(beat(&f, b, generation), GROUP_REBALANCING);
-    fixture_close(&f);
+    assert_int_equal(beat(f, b, generation), GROUP_REBALANCING);
 }
 
 static void the_protocol_is_what_all_understand_and_most_prefer(void **state) {
@@ -345,9 +304,7 @@ static void the_first_rebalance_waits_for_more_members(void **state) {
     struct joined j[3] = {{0}};
     fixture_open(&f, 0, &(struct groups_options){.initial_delay_ms = 3000});
     for (int i = 0; i < 3; i++) {
-        struct group_join r = fixture_join("", NULL);
-        r.needs_known_id = false;
-        join(&f, &r, &j[i]);
+        join_at_once(&f, "g", &j[i]);
         fixture_advance(&f, 2000); /* each newcomer begins the delay anew */
         assert_int_equal(j[0].times, 0);
     }
@@ -358,22 +315,19 @@ static void the_first_rebalance_waits_for_more_members(void **state) {
 }
 
 static void an_id_that_nobody_comes_back_for_delays_only_for_its_session(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     struct joined lost = {0}, j = {0};
     char id[256];
-    fixture_open(&f, 0, NULL);
     struct group_join r = fixture_join("", NULL);
-    join(&f, &r, &lost);
+    join(f, &r, &lost);
     assert_int_equal(lost.result, GROUP_MEMBER_ID_REQUIRED);
-    join_new(&f, &j, id);
+    join_new(f, &j, id);
     assert_int_equal(j.times, 0);
-    fixture_advance(&f, 9999);
+    fixture_advance(f, 9999);
     assert_int_equal(j.times, 0);
-    fixture_advance(&f, 1);
+    fixture_advance(f, 1);
     assert_int_equal(j.times, 1);
-    assert_int_equal(leave(&f, lost.member_id), GROUP_UNKNOWN_MEMBER);
-    fixture_close(&f);
+    assert_int_equal(leave(f, lost.member_id), GROUP_UNKNOWN_MEMBER);
 }
 
 /* ---- static members ---- */
@@ -447,60 +401,54 @@ static void a_static_member_that_is_away_keeps_its_place_for_a_session(void **st
 }
 
 static void a_static_member_may_be_removed_by_its_instance_id(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     struct joined one = {0};
-    fixture_open(&f, 0, NULL);
-    join_static(&f, "one", true, &one);
+    join_static(f, "one", true, &one);
     const struct group_leaver l[] = {
         {HF_STR(""), HF_STR("nobody")}, {HF_STR("wrong"), HF_STR("one")}, {HF_STR(""), HF_STR("one")}};
     enum group_result e[3];
-    group_leave(f.gs, f.now_ms, HF_STR("g"), l, 3, e);
+    group_leave(f->gs, f->now_ms, HF_STR("g"), l, 3, e);
     assert_int_equal(e[0], GROUP_UNKNOWN_MEMBER);
     assert_int_equal(e[1], GROUP_FENCED_INSTANCE);
     assert_int_equal(e[2], GROUP_OK);
-    assert_int_equal(state_of(&f), GROUP_EMPTY);
-    fixture_close(&f);
+    assert_int_equal(state_of(f), GROUP_EMPTY);
 }
 
 static void a_waiting_request_of_a_fenced_instance_is_answered(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256];
     struct joined waiting = {0}, newer = {0};
-    fixture_open(&f, 0, NULL);
-    stable_alone(&f, a);
-    join_static(&f, "one", true, &waiting);
+    stable_alone(f, a);
+    join_static(f, "one", true, &waiting);
     assert_int_equal(waiting.times, 0);
-    join_static(&f, "one", true, &newer);
+    join_static(f, "one", true, &newer);
     assert_int_equal(waiting.times, 1);
     assert_int_equal(waiting.result, GROUP_FENCED_INSTANCE);
     assert_int_equal(newer.times, 0);
-    fixture_close(&f);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_new_member_is_given_an_id_first_and_then_leads_alone),
-        cmocka_unit_test(an_old_client_joins_without_the_detour),
-        cmocka_unit_test(a_second_member_begins_a_rebalance_that_both_finish),
-        cmocka_unit_test(a_member_that_leaves_begins_a_rebalance),
-        cmocka_unit_test(a_silent_member_is_dropped_after_its_session),
-        cmocka_unit_test(whoever_misses_the_rebalance_timeout_is_dropped),
-        cmocka_unit_test(whoever_owes_its_sync_too_long_is_dropped),
-        cmocka_unit_test(a_session_does_not_run_while_a_request_waits),
-        cmocka_unit_test(a_member_that_died_while_its_join_waited_is_dropped_after_its_session),
-        cmocka_unit_test(a_member_whose_connection_broke_while_it_waited_comes_back),
-        cmocka_unit_test(a_repeated_join_and_sync_are_answered_like_the_first),
-        cmocka_unit_test(a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed),
-        cmocka_unit_test(a_leader_that_joins_again_begins_a_rebalance),
+        GROUP_TEST(a_new_member_is_given_an_id_first_and_then_leads_alone),
+        GROUP_TEST(an_old_client_joins_without_the_detour),
+        GROUP_TEST(a_second_member_begins_a_rebalance_that_both_finish),
+        GROUP_TEST(a_member_that_leaves_begins_a_rebalance),
+        GROUP_TEST(a_silent_member_is_dropped_after_its_session),
+        GROUP_TEST(whoever_misses_the_rebalance_timeout_is_dropped),
+        GROUP_TEST(whoever_owes_its_sync_too_long_is_dropped),
+        GROUP_TEST(a_session_does_not_run_while_a_request_waits),
+        GROUP_TEST(a_member_that_died_while_its_join_waited_is_dropped_after_its_session),
+        GROUP_TEST(a_member_whose_connection_broke_while_it_waited_comes_back),
+        GROUP_TEST(a_repeated_join_and_sync_are_answered_like_the_first),
+        GROUP_TEST(a_follower_that_joins_a_stable_group_again_disturbs_nobody_unless_it_changed),
+        GROUP_TEST(a_leader_that_joins_again_begins_a_rebalance),
         cmocka_unit_test(the_protocol_is_what_all_understand_and_most_prefer),
         cmocka_unit_test(the_first_rebalance_waits_for_more_members),
-        cmocka_unit_test(an_id_that_nobody_comes_back_for_delays_only_for_its_session),
+        GROUP_TEST(an_id_that_nobody_comes_back_for_delays_only_for_its_session),
         cmocka_unit_test(a_static_member_comes_back_without_a_rebalance_and_fences_its_old_self),
         cmocka_unit_test(a_static_member_that_is_away_keeps_its_place_for_a_session),
-        cmocka_unit_test(a_static_member_may_be_removed_by_its_instance_id),
-        cmocka_unit_test(a_waiting_request_of_a_fenced_instance_is_answered),
+        GROUP_TEST(a_static_member_may_be_removed_by_its_instance_id),
+        GROUP_TEST(a_waiting_request_of_a_fenced_instance_is_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,9 +75,7 @@ static void the_memory_of_all_members_is_bounded(void **state) {
     }
     assert_in_range(taken, 5, 20);
     fixture_advance(&f, 60000); /* all have died: there is room again */
-    struct group_join r = fixture_join("", NULL);
-    r.needs_known_id = false;
-    join(&f, &r, &j);
+    join_at_once(&f, "g", &j);
     assert_int_equal(j.result, GROUP_OK);
     fixture_close(&f);
 }
@@ -88,54 +86,48 @@ static void count_member(void *arg, const struct group_member_view *m) {
 }
 
 static void a_group_is_described_and_forgotten_when_it_is_of_no_use(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256];
     struct group_view v;
     struct group_member_view m;
-    fixture_open(&f, 0, NULL);
-    group_describe(f.gs, HF_STR("g"), &v, NULL, NULL);
+    group_describe(f->gs, HF_STR("g"), &v, NULL, NULL);
     assert_int_equal(v.state, GROUP_DEAD);
-    stable_alone(&f, a);
-    group_describe(f.gs, HF_STR("g"), &v, count_member, &m);
+    stable_alone(f, a);
+    group_describe(f->gs, HF_STR("g"), &v, count_member, &m);
     assert_true(v.state == GROUP_STABLE && v.member_count == 1 && v.generation == 1);
     assert_true(hf_str_is(v.protocol, "range") && hf_str_is(v.protocol_type, "consumer"));
     assert_true(hf_str_is(m.id, a) && hf_str_is(m.client_id, "client") &&
                 hf_str_is(m.client_host, "/127.0.0.1"));
     assert_true(hf_str_is(m.metadata, "m") && hf_str_is(m.assignment, "all"));
-    leave(&f, a);
-    group_describe(f.gs, HF_STR("g"), &v, NULL, NULL);
+    leave(f, a);
+    group_describe(f->gs, HF_STR("g"), &v, NULL, NULL);
     assert_int_equal(v.state, GROUP_EMPTY);
-    fixture_advance(&f, 600000);
-    assert_int_equal(state_of(&f), GROUP_DEAD);
-    fixture_close(&f);
+    fixture_advance(f, 600000);
+    assert_int_equal(state_of(f), GROUP_DEAD);
 }
 
 static void after_a_restart_members_are_unknown_and_join_anew(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256], b[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, a);
-    assert_int_equal(commit_offset(&f, a, generation, 42), GROUP_OK);
-    fixture_restart(&f);
-    assert_int_equal(beat(&f, a, generation), GROUP_UNKNOWN_MEMBER);
-    assert_int_equal(commit_offset(&f, a, generation, 43), GROUP_UNKNOWN_MEMBER);
+    int32_t generation = stable_alone(f, a);
+    assert_int_equal(commit_offset(f, a, generation, 42), GROUP_OK);
+    fixture_restart(f);
+    assert_int_equal(beat(f, a, generation), GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(commit_offset(f, a, generation, 43), GROUP_UNKNOWN_MEMBER);
     struct joined j = {0};
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &j);
+    join(f, &r, &j);
     assert_int_equal(j.result, GROUP_UNKNOWN_MEMBER);
-    stable_alone(&f, b);
-    assert_true(offset_of(&f) == 42);
-    fixture_close(&f);
+    stable_alone(f, b);
+    assert_true(offset_of(f) == 42);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_beyond_the_limits_are_refused),
         cmocka_unit_test(the_memory_of_all_members_is_bounded),
-        cmocka_unit_test(a_group_is_described_and_forgotten_when_it_is_of_no_use),
-        cmocka_unit_test(after_a_restart_members_are_unknown_and_join_anew),
+        GROUP_TEST(a_group_is_described_and_forgotten_when_it_is_of_no_use),
+        GROUP_TEST(after_a_restart_members_are_unknown_and_join_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

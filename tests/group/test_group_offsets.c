@@ -8,54 +8,45 @@
 #include <cmocka.h>
 
 static void an_offset_is_shown_and_answered_only_when_durable(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256];
-    fixture_open(&f, 0, NULL);
-    int32_t generation = stable_alone(&f, a);
+    int32_t generation = stable_alone(f, a);
     struct committed c = {.n = 1};
     const struct group_offset o = {HF_STR("t"), 0, 5, 7, HF_STR("meta")};
     const struct group_commit r = {{HF_STR("g"), hf_str_of(a), {NULL, 0}, generation}, &o, 1};
-    group_commit(f.gs, f.now_ms, &r, on_committed, &c);
-    groups_check(f.gs);
+    group_commit(f->gs, f->now_ms, &r, on_committed, &c);
+    groups_check(f->gs);
     assert_int_equal(c.times, 0);
-    assert_true(offset_of(&f) == -1);
-    fixture_settle(&f);
+    assert_true(offset_of(f) == -1);
+    fixture_settle(f);
     assert_true(c.times == 1 && c.all == GROUP_OK && c.each[0] == GROUP_OK);
-    assert_true(offset_of(&f) == 5);
-    assert_true(engine_committed(memory_engine_engine(f.m), HF_STR("g"), HF_STR("t"), 0) == 5);
-    fixture_close(&f);
+    assert_true(offset_of(f) == 5);
+    assert_true(engine_committed(memory_engine_engine(f->m), HF_STR("g"), HF_STR("t"), 0) == 5);
 }
 
 static void only_members_of_the_generation_commit_while_there_are_members(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256];
-    fixture_open(&f, 0, NULL);
-    assert_int_equal(commit_offset(&f, "", -1, 1), GROUP_OK); /* a simple consumer */
-    int32_t generation = stable_alone(&f, a);
-    assert_int_equal(commit_offset(&f, "", -1, 2), GROUP_UNKNOWN_MEMBER);
-    assert_int_equal(commit_offset(&f, a, generation + 1, 2), GROUP_ILLEGAL_GENERATION);
-    assert_int_equal(commit_offset(&f, "x", generation, 2), GROUP_UNKNOWN_MEMBER);
-    assert_true(offset_of(&f) == 1);
-    assert_int_equal(commit_offset(&f, a, generation, 2), GROUP_OK);
+    assert_int_equal(commit_offset(f, "", -1, 1), GROUP_OK); /* a simple consumer */
+    int32_t generation = stable_alone(f, a);
+    assert_int_equal(commit_offset(f, "", -1, 2), GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(commit_offset(f, a, generation + 1, 2), GROUP_ILLEGAL_GENERATION);
+    assert_int_equal(commit_offset(f, "x", generation, 2), GROUP_UNKNOWN_MEMBER);
+    assert_true(offset_of(f) == 1);
+    assert_int_equal(commit_offset(f, a, generation, 2), GROUP_OK);
     struct joined j = {0};
     struct group_join r = fixture_join(a, NULL);
-    join(&f, &r, &j); /* the leader joins again: completing */
-    assert_int_equal(commit_offset(&f, a, j.generation, 3), GROUP_REBALANCING);
-    assert_int_equal(leave(&f, a), GROUP_OK);
-    assert_int_equal(commit_offset(&f, "", -1, 4), GROUP_OK);
-    assert_true(offset_of(&f) == 4);
-    fixture_close(&f);
+    join(f, &r, &j); /* the leader joins again: completing */
+    assert_int_equal(commit_offset(f, a, j.generation, 3), GROUP_REBALANCING);
+    assert_int_equal(leave(f, a), GROUP_OK);
+    assert_int_equal(commit_offset(f, "", -1, 4), GROUP_OK);
+    assert_true(offset_of(f) == 4);
 }
 
 static void a_commit_of_a_group_that_was_never_heard_of_is_an_illegal_generation(void **state) {
-    (void)state;
-    struct fixture f;
-    fixture_open(&f, 0, NULL);
-    assert_int_equal(commit_offset(&f, "x", 3, 1), GROUP_ILLEGAL_GENERATION);
-    assert_int_equal(state_of(&f), GROUP_DEAD);
-    fixture_close(&f);
+    struct fixture *f = *state;
+    assert_int_equal(commit_offset(f, "x", 3, 1), GROUP_ILLEGAL_GENERATION);
+    assert_int_equal(state_of(f), GROUP_DEAD);
 }
 
 static void each_offset_of_a_commit_has_its_own_result(void **state) {
@@ -87,26 +78,23 @@ static void collect(void *arg, const struct group_offset *o) {
 }
 
 static void all_offsets_of_a_group_are_listed_in_order_and_survive_a_restart(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char text[256] = "";
-    fixture_open(&f, 0, NULL);
     struct committed c = {.n = 4};
     const struct group_offset o[] = {{HF_STR("b"), 10, 1, -1, HF_STR("")},
                                      {HF_STR("b"), 2, 2, -1, HF_STR("")},
                                      {HF_STR("a"), 0, 3, -1, HF_STR("")},
                                      {HF_STR("b"), 2, 4, -1, HF_STR("")}};
     const struct group_commit r = {{HF_STR("g"), HF_STR(""), {NULL, 0}, -1}, o, 4};
-    group_commit(f.gs, f.now_ms, &r, on_committed, &c);
-    fixture_settle(&f);
-    group_offset_each(f.gs, HF_STR("g"), collect, text);
+    group_commit(f->gs, f->now_ms, &r, on_committed, &c);
+    fixture_settle(f);
+    group_offset_each(f->gs, HF_STR("g"), collect, text);
     assert_string_equal(text, "a-0=3 b-2=4 b-10=1 ");
-    fixture_restart(&f);
+    fixture_restart(f);
     text[0] = 0;
-    group_offset_each(f.gs, HF_STR("g"), collect, text);
+    group_offset_each(f->gs, HF_STR("g"), collect, text);
     assert_string_equal(text, "a-0=3 b-2=4 b-10=1 ");
-    assert_int_equal(state_of(&f), GROUP_EMPTY);
-    fixture_close(&f);
+    assert_int_equal(state_of(f), GROUP_EMPTY);
 }
 
 static void a_busy_engine_makes_commits_wait_in_line(void **state) {
@@ -132,16 +120,13 @@ static void a_busy_engine_makes_commits_wait_in_line(void **state) {
 }
 
 static void a_commit_that_fails_changes_nothing(void **state) {
-    (void)state;
-    struct fixture f;
-    fixture_open(&f, 0, NULL);
-    assert_int_equal(commit_offset(&f, "", -1, 1), GROUP_OK);
-    memory_engine_fail(f.m, MEMORY_COMMIT, HF_ENOSPC, 0, 1);
-    assert_int_equal(commit_offset(&f, "", -1, 2), GROUP_UNAVAILABLE);
-    memory_engine_fail(f.m, MEMORY_COMMIT_DONE, HF_EIO, 0, 1);
-    assert_int_equal(commit_offset(&f, "", -1, 3), GROUP_UNAVAILABLE);
-    assert_true(offset_of(&f) == 1);
-    fixture_close(&f);
+    struct fixture *f = *state;
+    assert_int_equal(commit_offset(f, "", -1, 1), GROUP_OK);
+    memory_engine_fail(f->m, MEMORY_COMMIT, HF_ENOSPC, 0, 1);
+    assert_int_equal(commit_offset(f, "", -1, 2), GROUP_UNAVAILABLE);
+    memory_engine_fail(f->m, MEMORY_COMMIT_DONE, HF_EIO, 0, 1);
+    assert_int_equal(commit_offset(f, "", -1, 3), GROUP_UNAVAILABLE);
+    assert_true(offset_of(f) == 1);
 }
 
 static void count_key(void *arg, hf_str key) {
@@ -178,21 +163,18 @@ static void the_offsets_of_a_deleted_topic_are_gone(void **state) {
 
 /* The engine takes it only after the deletion's record: it must not write what that one dropped. */
 static void a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back(void **state) {
-    (void)state;
-    struct fixture f;
-    fixture_open(&f, 0, NULL);
-    memory_engine_fail(f.m, MEMORY_COMMIT, HF_EAGAIN, 0, 3);
+    struct fixture *f = *state;
+    memory_engine_fail(f->m, MEMORY_COMMIT, HF_EAGAIN, 0, 3);
     struct committed c = {.n = 1};
     const struct group_offset o = {HF_STR("t"), 0, 9, 7, HF_STR("meta")};
     const struct group_commit r = {{HF_STR("g"), HF_STR(""), {NULL, 0}, -1}, &o, 1};
-    group_commit(f.gs, f.now_ms, &r, on_committed, &c);
-    groups_topic_deleted(f.gs, f.now_ms, HF_STR("t"));
-    fixture_settle(&f);
+    group_commit(f->gs, f->now_ms, &r, on_committed, &c);
+    groups_topic_deleted(f->gs, f->now_ms, HF_STR("t"));
+    fixture_settle(f);
     assert_int_equal(c.times, 1);
-    assert_true(offset_of(&f) == -1);
-    fixture_restart(&f);
-    assert_true(offset_of(&f) == -1);
-    fixture_close(&f);
+    assert_true(offset_of(f) == -1);
+    fixture_restart(f);
+    assert_true(offset_of(f) == -1);
 }
 
 static void on_deleted(void *arg, enum group_result e) {
@@ -236,27 +218,24 @@ static void a_group_with_more_offsets_than_one_commit_takes_is_deleted_by_severa
 }
 
 static void only_an_empty_group_is_deleted_and_its_offsets_stay_away(void **state) {
-    (void)state;
-    struct fixture f;
+    struct fixture *f = *state;
     char a[256];
     struct committed d = {0};
-    fixture_open(&f, 0, NULL);
-    group_delete(f.gs, f.now_ms, HF_STR("g"), on_deleted, &d);
+    group_delete(f->gs, f->now_ms, HF_STR("g"), on_deleted, &d);
     assert_int_equal(d.all, GROUP_NOT_FOUND);
-    int32_t generation = stable_alone(&f, a);
-    assert_int_equal(commit_offset(&f, a, generation, 3), GROUP_OK);
-    group_delete(f.gs, f.now_ms, HF_STR("g"), on_deleted, &d);
+    int32_t generation = stable_alone(f, a);
+    assert_int_equal(commit_offset(f, a, generation, 3), GROUP_OK);
+    group_delete(f->gs, f->now_ms, HF_STR("g"), on_deleted, &d);
     assert_int_equal(d.all, GROUP_NOT_EMPTY);
-    leave(&f, a);
+    leave(f, a);
     d.times = 0;
-    group_delete(f.gs, f.now_ms, HF_STR("g"), on_deleted, &d);
+    group_delete(f->gs, f->now_ms, HF_STR("g"), on_deleted, &d);
     assert_int_equal(d.times, 0); /* not before it is durable */
-    fixture_settle(&f);
+    fixture_settle(f);
     assert_true(d.times == 1 && d.all == GROUP_OK);
-    assert_int_equal(state_of(&f), GROUP_DEAD);
-    fixture_restart(&f);
-    assert_true(offset_of(&f) == -1);
-    fixture_close(&f);
+    assert_int_equal(state_of(f), GROUP_DEAD);
+    fixture_restart(f);
+    assert_true(offset_of(f) == -1);
 }
 
 static void the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time(void **state) {
@@ -292,14 +271,11 @@ static void the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time(void **s
 }
 
 static void without_a_retention_offsets_stay(void **state) {
-    (void)state;
-    struct fixture f;
-    fixture_open(&f, 0, NULL);
-    assert_int_equal(commit_offset(&f, "", -1, 6), GROUP_OK);
-    fixture_advance(&f, HF_DAYS(1000));
-    fixture_settle(&f);
-    assert_int_equal(offset_of(&f), 6);
-    fixture_close(&f);
+    struct fixture *f = *state;
+    assert_int_equal(commit_offset(f, "", -1, 6), GROUP_OK);
+    fixture_advance(f, HF_DAYS(1000));
+    fixture_settle(f);
+    assert_int_equal(offset_of(f), 6);
 }
 
 /* Commits in every state of completion while the process dies again and again. */
@@ -335,19 +311,19 @@ static void answered_offsets_never_go_back(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_offset_is_shown_and_answered_only_when_durable),
-        cmocka_unit_test(only_members_of_the_generation_commit_while_there_are_members),
-        cmocka_unit_test(a_commit_of_a_group_that_was_never_heard_of_is_an_illegal_generation),
+        GROUP_TEST(an_offset_is_shown_and_answered_only_when_durable),
+        GROUP_TEST(only_members_of_the_generation_commit_while_there_are_members),
+        GROUP_TEST(a_commit_of_a_group_that_was_never_heard_of_is_an_illegal_generation),
         cmocka_unit_test(each_offset_of_a_commit_has_its_own_result),
-        cmocka_unit_test(all_offsets_of_a_group_are_listed_in_order_and_survive_a_restart),
+        GROUP_TEST(all_offsets_of_a_group_are_listed_in_order_and_survive_a_restart),
         cmocka_unit_test(a_busy_engine_makes_commits_wait_in_line),
-        cmocka_unit_test(a_commit_that_fails_changes_nothing),
+        GROUP_TEST(a_commit_that_fails_changes_nothing),
         cmocka_unit_test(the_offsets_of_a_deleted_topic_are_gone),
-        cmocka_unit_test(a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back),
+        GROUP_TEST(a_commit_that_waited_brings_no_offset_of_a_deleted_topic_back),
         cmocka_unit_test(a_group_with_more_offsets_than_one_commit_takes_is_deleted_by_several),
-        cmocka_unit_test(only_an_empty_group_is_deleted_and_its_offsets_stay_away),
+        GROUP_TEST(only_an_empty_group_is_deleted_and_its_offsets_stay_away),
         cmocka_unit_test(the_offsets_of_a_group_that_nobody_uses_are_deleted_in_time),
-        cmocka_unit_test(without_a_retention_offsets_stay),
+        GROUP_TEST(without_a_retention_offsets_stay),
         cmocka_unit_test(answered_offsets_never_go_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
