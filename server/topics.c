@@ -41,6 +41,20 @@ static void answer(struct server_wait *w) {
     broker_answer(w->rq);
 }
 
+/* Rows of the answer, one a topic, zeroed, and what waits for their changes. NULL: the request is answered. */
+static void *begin_rows(struct broker_request *rq, int32_t count, size_t row_bytes,
+                        void (*answered)(struct server_wait *), void *arg, struct server_wait **w) {
+    if (count > SERVER_TOPICS_MAX) {
+        broker_refuse(rq, "more topics than one request may change");
+        return NULL;
+    }
+    void *rows = hf_arena_array(&rq->arena, (size_t)count, row_bytes);
+    *w = rows ? server_wait_begin(rq, answered, arg) : NULL;
+    if (*w) return rows;
+    server_no_memory(rq);
+    return NULL;
+}
+
 /* ---- CreateTopics ---- */
 
 struct topic_error {
@@ -144,16 +158,9 @@ static void answer_created(struct server_wait *w) {
 static void on_create(void *state, struct broker_request *rq) {
     const struct kafka_create_topics_request *q = rq->body;
     struct kafka_create_topics_response *a = rq->answer;
-    if (q->topics_count > SERVER_TOPICS_MAX) {
-        broker_refuse(rq, "more topics than one request may create");
-        return;
-    }
-    a->topics = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->topics));
-    struct server_wait *w = a->topics ? server_wait_begin(rq, answer_created, state) : NULL;
-    if (!w) {
-        server_no_memory(rq);
-        return;
-    }
+    struct server_wait *w;
+    a->topics = begin_rows(rq, q->topics_count, sizeof(*a->topics), answer_created, state, &w);
+    if (!a->topics) return;
     a->topics_count = q->topics_count;
     for (int32_t i = 0; i < q->topics_count; i++) create_one(state, q, i, w, &a->topics[i]);
     server_wait_done(w);
@@ -213,16 +220,9 @@ static void grow_one(struct server *s, const struct kafka_create_partitions_requ
 static void on_create_partitions(void *state, struct broker_request *rq) {
     const struct kafka_create_partitions_request *q = rq->body;
     struct kafka_create_partitions_response *a = rq->answer;
-    if (q->topics_count > SERVER_TOPICS_MAX) {
-        broker_refuse(rq, "more topics than one request may change");
-        return;
-    }
-    a->results = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*a->results));
-    struct server_wait *w = a->results ? server_wait_begin(rq, answer, NULL) : NULL;
-    if (!w) {
-        broker_refuse(rq, "the answer takes more memory than the limit");
-        return;
-    }
+    struct server_wait *w;
+    a->results = begin_rows(rq, q->topics_count, sizeof(*a->results), answer, NULL, &w);
+    if (!a->results) return;
     a->results_count = q->topics_count;
     for (int32_t i = 0; i < q->topics_count; i++) grow_one(state, q, i, w, &a->results[i]);
     server_wait_done(w);
@@ -311,16 +311,9 @@ static void on_delete(void *state, struct broker_request *rq) {
     const struct kafka_delete_topics_request *q = rq->body;
     struct kafka_delete_topics_response *a = rq->answer;
     int32_t count = q->topics_count + q->topic_names_count; /* a version has one of the two */
-    if (count > SERVER_TOPICS_MAX) {
-        broker_refuse(rq, "more topics than one request may delete");
-        return;
-    }
-    a->topics = hf_arena_array(&rq->arena, (size_t)count, sizeof(*a->topics));
-    struct server_wait *w = a->topics ? server_wait_begin(rq, answer, NULL) : NULL;
-    if (!w) {
-        server_no_memory(rq);
-        return;
-    }
+    struct server_wait *w;
+    a->topics = begin_rows(rq, count, sizeof(*a->topics), answer, NULL, &w);
+    if (!a->topics) return;
     a->topics_count = count;
     for (int32_t i = 0; i < q->topic_names_count; i++) delete_one(state, q->topic_names[i], w, &a->topics[i]);
     for (int32_t i = 0; i < q->topics_count; i++) {

@@ -84,11 +84,16 @@ static int close_both(void **state) {
     return 0;
 }
 
+/* The local transaction: marks a, and ends with this. */
+static void transact(struct db *d, enum hf_err marked, const char *end) {
+    run(d, "BEGIN");
+    assert_int_equal(mark(d, "a"), marked);
+    run(d, end);
+}
+
 static void what_was_committed_is_committed(void **state) {
     struct fixture *f = *state;
-    run(&f->local, "BEGIN");
-    assert_int_equal(mark(&f->local, "a"), HF_OK);
-    run(&f->local, "COMMIT");
+    transact(&f->local, HF_OK, "COMMIT");
     assert_int_equal(decide(&f->check, "a"), HF_COMMIT);
     assert_int_equal(decide(&f->check, "a"), HF_COMMIT);
 }
@@ -96,9 +101,7 @@ static void what_was_committed_is_committed(void **state) {
 static void what_was_not_there_can_never_be(void **state) {
     struct fixture *f = *state;
     assert_int_equal(decide(&f->check, "a"), HF_ROLLBACK);
-    run(&f->local, "BEGIN");
-    assert_int_equal(mark(&f->local, "a"), HF_EDECIDED);
-    run(&f->local, "ROLLBACK");
+    transact(&f->local, HF_EDECIDED, "ROLLBACK");
     assert_int_equal(decide(&f->check, "a"), HF_ROLLBACK);
 }
 
@@ -114,9 +117,7 @@ static void while_the_local_transaction_runs_nothing_is_known(void **state) {
 
 static void what_was_rolled_back_is_rolled_back(void **state) {
     struct fixture *f = *state;
-    run(&f->local, "BEGIN");
-    assert_int_equal(mark(&f->local, "a"), HF_OK);
-    run(&f->local, "ROLLBACK");
+    transact(&f->local, HF_OK, "ROLLBACK");
     assert_int_equal(decide(&f->check, "a"), HF_ROLLBACK);
 }
 
