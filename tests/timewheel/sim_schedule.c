@@ -1,9 +1,7 @@
 /* The whole path accept → gathering → run → topic, on the real log and a simulated machine that dies and
  * loses power.
  *
- *     sim_schedule [--seeds N] [--seed S] [--verbose]
- *     sim_schedule --mutations [--seeds N]      breaks each ordering rule in turn (docs/timewheel.md)
- *     sim_schedule --mutation M [--seeds N]     breaks that one
+ * tests/support/simulation.h says how it is called; the rules that it breaks are in docs/timewheel.md.
  *
  * A seed decides everything: operations, times, crashes (also in the middle of a start, and one after
  * another), syncs that fail, times without space. What the schedule's model says must be in each destination
@@ -14,6 +12,7 @@
 #include "base/names.h"
 #include "env/sim.h"
 #include "mutations.h"
+#include "simulation.h"
 #include "store/engine/batch.h"
 #include "store/log/log.h"
 
@@ -478,19 +477,13 @@ static bool run_mutated(uint64_t seed, char *why, size_t size) {
 int main(int argc, char **argv) {
     (void)mallopt(M_MMAP_THRESHOLD, 32 << 20); /* a wheel's stack is no system call, thousands of times */
     (void)mallopt(M_TRIM_THRESHOLD, INT_MAX);
-    uint64_t first = 1, seeds = 100;
-    bool mutations = false;
-    int only = 0;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--verbose")) verbose = true;
-        if (!strcmp(argv[i], "--mutations")) mutations = true;
-        if (!strcmp(argv[i], "--mutation") && i + 1 < argc) only = atoi(argv[++i]), mutations = true;
-        if (!strcmp(argv[i], "--seeds") && i + 1 < argc) seeds = strtoull(argv[++i], NULL, 10);
-        if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
-    }
-    if (mutations)
-        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_mutated) > 0;
-    for (uint64_t seed = first; seed < first + seeds; seed++)
+    struct simulation o;
+    if (!simulation_arguments(argc, argv, 100, &o)) return 2;
+    verbose = o.verbose;
+    if (o.mutations)
+        return mutations_missed(o.mutation ? (int[]){o.mutation, 0} : (int[]){MUTATIONS, 0}, o.seeds,
+                                run_mutated) > 0;
+    for (uint64_t seed = o.first; seed < o.first + o.seeds; seed++)
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;
 #define N(x) (unsigned long long)t->x
@@ -502,5 +495,5 @@ int main(int argc, char **argv) {
 #undef N
     bool all = t->delivered && t->runs && t->power_losses && t->recoveries && t->failures && t->steps &&
                t->leaps && t->slews;
-    return all || seeds < 10 ? 0 : 1;
+    return all || o.seeds < 10 ? 0 : 1;
 }

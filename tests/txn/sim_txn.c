@@ -1,9 +1,7 @@
 /* The whole path of transactions on the real log and a machine that crashes: producers → holdfast.txn →
  * coordinator → destinations, with process death and loss of power at any operation, in recovery too.
  *
- *     sim_txn [--seeds N] [--seed S]
- *     sim_txn --mutations [--seeds N]   breaks each ordering rule in turn (docs/transactions.md)
- *     sim_txn --mutation M [--seeds N]  breaks that one
+ * tests/support/simulation.h says how it is called; the rules that it breaks are in docs/transactions.md.
  *
  * Topics have one to three partitions; a producer's records go to any. Producers know what every client
  * knows: what they sent, and what was acknowledged. After a crash they send again what was not, with the same
@@ -21,6 +19,7 @@
 #include "base/names.h"
 #include "env/sim.h"
 #include "mutations.h"
+#include "simulation.h"
 #include "store/engine/batch.h"
 #include "store/log/log.h"
 #include "txn/txn.h"
@@ -406,6 +405,7 @@ static bool live(struct sim_run *r) {
     return false;
 }
 
+static bool verbose;
 static struct totals { int crashes, powers, checks_answered, failures; } totals;
 
 static bool run_seed(uint64_t seed, char *why, size_t size) {
@@ -414,7 +414,7 @@ static bool run_seed(uint64_t seed, char *why, size_t size) {
     struct sim_run *r = &storage;
     memset(r, 0, sizeof *r);
     r->seed = seed;
-    enum hf_err e = hf_sim_open(seed, &(struct hf_sim_options){.hits = &hits}, &r->sim);
+    enum hf_err e = hf_sim_open(seed, &(struct hf_sim_options){.hits = &hits, .verbose = verbose}, &r->sim);
     assert(e == HF_OK);
     batch_builder_init(&r->builder, BATCH_MAX);
     r->partitions = 1 + (int32_t)below(r, PARTITIONS_MAX);
@@ -448,25 +448,21 @@ static bool run_seed(uint64_t seed, char *why, size_t size) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t seeds = 400, first = 1;
-    bool mutations = false;
-    int only = 0;
-    for (int i = 1; i < argc; i++) {
-        bool more = i + 1 < argc;
-        if (strcmp(argv[i], "--mutations") == 0) mutations = true;
-        if (strcmp(argv[i], "--mutation") == 0 && more) only = atoi(argv[++i]), mutations = true;
-        if (strcmp(argv[i], "--seeds") == 0 && more) seeds = strtoull(argv[++i], NULL, 10);
-        if (strcmp(argv[i], "--seed") == 0 && more) first = strtoull(argv[++i], NULL, 10), seeds = 1;
-    }
-    if (mutations)
-        return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_seed) > 0;
+    struct simulation o;
+    if (!simulation_arguments(argc, argv, 400, &o)) return 2;
+    verbose = o.verbose;
+    if (o.mutations)
+        return mutations_missed(o.mutation ? (int[]){o.mutation, 0} : (int[]){MUTATIONS, 0}, o.seeds,
+                                run_seed) > 0;
     char why[sizeof((struct sim_run *)NULL)->broken];
-    for (uint64_t seed = first; seed < first + seeds; seed++) {
+    for (uint64_t seed = o.first; seed < o.first + o.seeds; seed++) {
         if (run_seed(seed, why, sizeof why)) continue;
         printf("seed %llu: %s\n", (unsigned long long)seed, why);
         return 1;
     }
     printf("%llu seeds: %d crashes, %d of power, %d failed logs, %d checks answered\n",
-           (unsigned long long)seeds, totals.crashes, totals.powers, totals.failures, totals.checks_answered);
-    return seeds >= 100 && (!totals.crashes || !totals.powers || !totals.failures || !totals.checks_answered);
+           (unsigned long long)o.seeds, totals.crashes, totals.powers, totals.failures,
+           totals.checks_answered);
+    return o.seeds >= 100 &&
+           (!totals.crashes || !totals.powers || !totals.failures || !totals.checks_answered);
 }

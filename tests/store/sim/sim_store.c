@@ -1,18 +1,14 @@
 /* The crash simulation of the store.
  *
- *     sim_store [--seeds N] [--from S]     N seeds from S on (1000 from 1). Fails on a broken promise, and on
- *                                          a crash point that no crash of a kind struck
- *     sim_store --seed S --verbose         one seed, every step told: how a failure is looked into
- *     sim_store --mutations [--seeds N]    breaks each ordering rule in turn; fails if no seed notices one
- *     sim_store --mutation M [--seeds N]   breaks that one
- *
- * Same seed, same life. HF_MUTATE=n in the environment breaks the n-th rule (docs/storage.md) for any run. */
+ * tests/support/simulation.h says how it is called. It fails on a broken promise, and on a crash point that no
+ * crash of a kind struck; with --mutations, if no seed notices one. HF_MUTATE=n in the environment breaks the
+ * n-th rule (docs/storage.md) for any run. */
 #include "mutations.h"
 #include "run.h"
+#include "simulation.h"
 
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,17 +71,18 @@ static bool all_struck(void) {
 /* Seeds that once found a fault, in the store or in the machine; they run before every run from 1 on. */
 static const uint64_t kept_seeds[] = {100562, 115186};
 
-static int run_many(uint64_t from, uint64_t seeds) {
+static int run_many(const struct simulation *s) {
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
-    for (size_t i = 0; from == 1 && i < sizeof kept_seeds / sizeof kept_seeds[0]; i++)
-        if (!run_one(kept_seeds[i], false)) return 1;
-    for (uint64_t seed = from; seed < from + seeds; seed++)
-        if (!run_one(seed, false)) return 1;
+    bool kept = s->first == 1 && s->seeds > 1;
+    for (size_t i = 0; kept && i < sizeof kept_seeds / sizeof kept_seeds[0]; i++)
+        if (!run_one(kept_seeds[i], s->verbose)) return 1;
+    for (uint64_t seed = s->first; seed < s->first + s->seeds; seed++)
+        if (!run_one(seed, s->verbose)) return 1;
     clock_gettime(CLOCK_MONOTONIC, &end);
     hf_sim_hits_print(&hits, stdout);
     print_totals((double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9);
-    return seeds >= ENOUGH_SEEDS && !all_struck();
+    return s->seeds >= ENOUGH_SEEDS && !all_struck();
 }
 
 /* ---- mutations ---- */
@@ -101,37 +98,9 @@ static int run_mutations(uint64_t seeds, int only) {
     return mutations_missed(only ? (int[]){only, 0} : (int[]){MUTATIONS, 0}, seeds, run_mutated) > 0;
 }
 
-/* ---- arguments ---- */
-
-static int usage(void) {
-    fprintf(stderr,
-            "usage: sim_store [--seeds N] [--from S] | --seed S [--verbose] | --mutations [--seeds N] "
-            "[--mutation M]\n");
-    return 2;
-}
-
 int main(int argc, char **argv) {
-    uint64_t seeds = 1000, from = 1, seed = 0;
-    bool verbose = false, mutations = false;
-    int only = 0;
-    for (int i = 1; i < argc; i++) {
-        bool more = i + 1 < argc;
-        if (strcmp(argv[i], "--verbose") == 0)
-            verbose = true;
-        else if (strcmp(argv[i], "--mutations") == 0)
-            mutations = true;
-        else if (strcmp(argv[i], "--seeds") == 0 && more)
-            seeds = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--from") == 0 && more)
-            from = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--seed") == 0 && more)
-            seed = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--mutation") == 0 && more)
-            only = atoi(argv[++i]);
-        else
-            return usage();
-    }
+    struct simulation s;
+    if (!simulation_arguments(argc, argv, ENOUGH_SEEDS, &s)) return 2;
     signal(SIGABRT, on_abort);
-    if (mutations || only) return run_mutations(seeds, only);
-    return seed ? !run_one(seed, verbose) : run_many(from, seeds);
+    return s.mutations ? run_mutations(s.seeds, s.mutation) : run_many(&s);
 }

@@ -1,0 +1,48 @@
+/* The arguments of a simulation: a flag that is not known is refused, so that no run is another one than was asked
+ * for. */
+#include "simulation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool number_is(const char *flag, const char *value, struct simulation *s, bool *seeds_said) {
+    char *end;
+    unsigned long long n = strtoull(value, &end, 10);
+    if (end == value || *end) return false;
+    if (strcmp(flag, "--seeds") == 0) {
+        s->seeds = n;
+        *seeds_said = true;
+    } else if (strcmp(flag, "--seed") == 0) {
+        s->first = n;
+        if (!*seeds_said) s->seeds = 1;
+    } else if (strcmp(flag, "--mutation") == 0) {
+        s->mutations = true;
+        s->mutation = (int)n;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+bool simulation_arguments(int argc, char **argv, uint64_t seeds, struct simulation *out) {
+    struct simulation s = {.first = 1, .seeds = seeds};
+    bool seeds_said = false, good = true;
+    for (int i = 1; i < argc && good; i++) {
+        if (strcmp(argv[i], "--verbose") == 0)
+            s.verbose = true;
+        else if (strcmp(argv[i], "--mutations") == 0)
+            s.mutations = true;
+        else if (i + 1 < argc) {
+            good = number_is(argv[i], argv[i + 1], &s, &seeds_said);
+            i++;
+        } else
+            good = false;
+    }
+    if (good)
+        *out = s;
+    else
+        fprintf(stderr, "usage: %s [--seed S] [--seeds N] [--verbose] | --mutations | --mutation M [--seeds N]\n",
+                argv[0]);
+    return good;
+}
