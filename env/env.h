@@ -71,8 +71,8 @@ enum env_open {
  * HF_ENOTFOUND, HF_EEXIST, HF_EIO, HF_ENOSPC. */
 HF_CHECK enum hf_err env_open(struct hf_env *env, const char *path, unsigned flags, struct hf_file **out);
 
-/* Mappings of the file and syncs under way must have ended, unless the simulated machine crashed: then
- * a sync that was under way is forgotten. */
+/* Syncs of the file must have ended, unless the simulated machine crashed: then one that was under way is
+ * forgotten. */
 void env_close(struct hf_file *f);
 
 HF_CHECK enum hf_err env_size(struct hf_file *f, uint64_t *size);

@@ -1,8 +1,10 @@
 /* The contract suite on the machine, with every system call interrupted before it works (EINTR) and every
  * read and write of more than one byte cut short: what the callers of env.h never see. The linker sends the
- * calls of env/posix*.c here (--wrap).
+ * calls of env/posix*.c here (--wrap). Whatever the disk is, it passes for ext4 of a new kernel: many syncs go by
+ * one syncfs.
  *
- * And a lock whose pid was written in such pieces names its holder. */
+ * And a lock whose pid was written in such pieces names its holder, and a syncfs that fails, or the fdatasync
+ * behind it, is a failure of every sync that it was called for. */
 #include "contract.h"
 #include "env/posix.h"
 
@@ -14,6 +16,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -28,11 +33,16 @@ WRAPPED(int, ftruncate, (int fd, off_t size));
 WRAPPED(int, posix_fallocate, (int fd, off_t offset, off_t n));
 WRAPPED(int, fdatasync, (int fd));
 WRAPPED(int, fsync, (int fd));
+WRAPPED(int, syncfs, (int fd));
+WRAPPED(int, fstatfs, (int fd, struct statfs *out));
+WRAPPED(int, uname, (struct utsname * out));
 
-enum call { OPENAT, PREAD, PWRITE, FTRUNCATE, FALLOCATE, FDATASYNC, FSYNC, CALLS };
+enum call { OPENAT, PREAD, PWRITE, FTRUNCATE, FALLOCATE, FDATASYNC, FSYNC, SYNCFS, CALLS };
 static const char *const names[CALLS] = {"openat",          "pread",     "pwrite", "ftruncate",
-                                         "posix_fallocate", "fdatasync", "fsync"};
+                                         "posix_fallocate", "fdatasync", "fsync",  "syncfs"};
 static atomic_uint interrupted[CALLS], shortened;
+static atomic_int failing = CALLS; /* every call of this kind fails */
+static atomic_uint failures;
 
 /* Each thread's every other call of a kind is interrupted: the next try goes through. */
 static bool is_interrupted(enum call call) {
@@ -40,6 +50,13 @@ static bool is_interrupted(enum call call) {
     again[call] = !again[call];
     if (again[call]) atomic_fetch_add(&interrupted[call], 1);
     return again[call];
+}
+
+static bool fails(enum call call) {
+    if (atomic_load(&failing) != (int)call) return false;
+    atomic_fetch_add(&failures, 1);
+    errno = EIO;
+    return true;
 }
 
 /* Direct reads come in whole blocks. */
@@ -78,6 +95,7 @@ int __wrap_posix_fallocate(int fd, off_t offset, off_t n) {
 }
 
 int __wrap_fdatasync(int fd) {
+    if (fails(FDATASYNC)) return -1;
     if (!is_interrupted(FDATASYNC)) return __real_fdatasync(fd);
     errno = EINTR;
     return -1;
@@ -87,6 +105,25 @@ int __wrap_fsync(int fd) {
     if (!is_interrupted(FSYNC)) return __real_fsync(fd);
     errno = EINTR;
     return -1;
+}
+
+int __wrap_syncfs(int fd) {
+    if (fails(SYNCFS)) return -1;
+    if (!is_interrupted(SYNCFS)) return __real_syncfs(fd);
+    errno = EINTR;
+    return -1;
+}
+
+int __wrap_fstatfs(int fd, struct statfs *out) {
+    int bad = __real_fstatfs(fd, out);
+    out->f_type = 0xEF53;
+    return bad;
+}
+
+int __wrap_uname(struct utsname *out) {
+    int bad = __real_uname(out);
+    strcpy(out->release, "6.1.0");
+    return bad;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
@@ -121,6 +158,58 @@ static void a_pid_written_in_pieces_names_the_holder(void **state) {
     machine_close(&m);
 }
 
+enum { MANY = 300 }; /* more than are synced one by one (env/posix_internal.h) */
+
+struct ended {
+    unsigned good, failed;
+};
+
+static void count_result(struct env_sync *s, enum hf_err e) {
+    struct ended *ended = s->arg;
+    assert_true(e == HF_OK || e == HF_EIO);
+    if (e)
+        ended->failed++;
+    else
+        ended->good++;
+}
+
+/* Of a folder and a file, all at once. */
+static struct ended sync_many(struct hf_env *env) {
+    struct env_sync s[MANY];
+    struct ended ended = {0};
+    struct hf_file *f;
+    assert_int_equal(env_open(env, "a", ENV_CREATE, &f), HF_OK);
+    assert_int_equal(env_write(f, 0, "x", 1), HF_OK);
+    for (size_t i = 0; i < MANY; i++) {
+        s[i] = (struct env_sync){.patient = true, .done = count_result, .arg = &ended};
+        if (i % 2)
+            s[i].dir = ".";
+        else
+            s[i].file = f;
+        env_sync_begin(env, &s[i]);
+    }
+    while (env_wait(env)) {}
+    env_close(f);
+    return ended;
+}
+
+static void a_sync_of_all_that_fails_is_told_to_each(void **state) {
+    (void)state;
+    struct contract_machine m;
+    const enum call calls[] = {SYNCFS, FDATASYNC, CALLS};
+    machine_open(&m);
+    for (size_t i = 0; i < 3; i++) {
+        atomic_store(&failures, 0);
+        atomic_store(&failing, (int)calls[i]);
+        struct ended ended = sync_many(m.env);
+        bool failure = calls[i] != CALLS;
+        assert_int_equal(atomic_load(&failures), failure); /* one call served them all */
+        assert_int_equal(ended.failed, failure ? MANY : 0);
+        assert_int_equal(ended.good, failure ? 0 : MANY);
+    }
+    machine_close(&m);
+}
+
 static void every_call_was_interrupted(void **state) {
     (void)state;
     for (int i = 0; i < CALLS; i++) {
@@ -135,6 +224,7 @@ int main(void) {
     const struct contract_subject subject = {"posix, interrupted", machine_open, machine_close};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pid_written_in_pieces_names_the_holder),
+        cmocka_unit_test(a_sync_of_all_that_fails_is_told_to_each),
         cmocka_unit_test(every_call_was_interrupted),
     };
     int failed = contract_run(&subject);
