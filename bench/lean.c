@@ -279,7 +279,7 @@ void lean_fetch(struct hf_buf *out, const char *topic, int32_t partition, int64_
     text(out, "");
 }
 
-void lean_metadata(struct hf_buf *out, const char *topic) {
+static void metadata_request(struct hf_buf *out, const char *topic) {
     header(out, 3, 4);
     hf_buf_be32(out, 1);
     text(out, topic);
@@ -389,7 +389,7 @@ void lean_make_topic(struct lean *l, const char *topic) {
     for (double start = lean_now();;) {
         int error;
         hf_buf_reset(&request);
-        lean_metadata(&request, topic);
+        metadata_request(&request, topic);
         struct hf_reader r = ask(l, &request, &a);
         int32_t partitions = partitions_led(&r, &error);
         if (partitions > 0) {

@@ -62,7 +62,6 @@ void lean_run(struct lean *l, const struct lean_load *load, struct lean_result *
 /* Kafka frames, appended to out. */
 void lean_produce(struct hf_buf *out, const char *topic, int32_t partition, int16_t acks, hf_str batch);
 void lean_fetch(struct hf_buf *out, const char *topic, int32_t partition, int64_t offset, int32_t max_bytes);
-void lean_metadata(struct hf_buf *out, const char *topic);
 /* Creates the topic by asking for its metadata until each of its partitions has a leader that serves; at most a
  * minute. */
 void lean_make_topic(struct lean *l, const char *topic);

@@ -1,15 +1,5 @@
-/* The protocol's errors as text, and our own codes as the protocol's. */
+/* Our own codes as the protocol's. */
 #include "kafka_errors.h"
-
-const char *kafka_error_name(int16_t error) {
-    switch (error) {
-#define KAFKA_ERROR_NAME(name, number)                                                                       \
-    case number: return #name;
-        KAFKA_ERROR_TABLE(KAFKA_ERROR_NAME)
-#undef KAFKA_ERROR_NAME
-    default: return "unknown error";
-    }
-}
 
 int16_t kafka_error_of(enum hf_err e) {
     switch (e) {

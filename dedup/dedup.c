@@ -116,10 +116,6 @@ int64_t dedup_lease_ms(const struct dedup *d) {
     return d->options.lease_ms;
 }
 
-int64_t dedup_horizon_ms(const struct dedup *d) {
-    return d->options.horizon_ms;
-}
-
 /* ---- keys and fingerprints ---- */
 
 static enum hf_err part_check(hf_str part, size_t max, bool colon_ok) {

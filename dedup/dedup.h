@@ -113,7 +113,6 @@ void dedup_close(struct dedup *d);
 
 enum dedup_kind dedup_kind(const struct dedup *d);
 int64_t dedup_lease_ms(const struct dedup *d);
-int64_t dedup_horizon_ms(const struct dedup *d);
 
 /* ---- external ---- */
 

@@ -440,8 +440,9 @@ static enum dedup_answer run_upsert(PGconn *pg, const char *sql, const struct de
 
 enum { UPSERT_BYTES_MAX = 16 << 20 };
 
-enum dedup_answer dedup_upsert_postgres(struct pg_conn *pg, const struct dedup_upsert *u,
-                                        struct dedup_detail *detail) {
+static enum dedup_answer postgres_upsert(void *connection, const struct dedup_upsert *u,
+                                         struct dedup_detail *detail) {
+    PGconn *pg = ((struct connection *)connection)->pg;
     struct hf_buf sql, texts;
     hf_buf_init(&sql, DEDUP_SQL_MAX);
     hf_buf_init(&texts, UPSERT_BYTES_MAX);
@@ -453,11 +454,6 @@ enum dedup_answer dedup_upsert_postgres(struct pg_conn *pg, const struct dedup_u
     hf_buf_fini(&sql);
     hf_buf_fini(&texts);
     return a;
-}
-
-static enum dedup_answer postgres_upsert(void *connection, const struct dedup_upsert *u,
-                                         struct dedup_detail *detail) {
-    return dedup_upsert_postgres(((struct connection *)connection)->pg, u, detail);
 }
 
 const struct dedup_ops dedup_postgres_ops = {

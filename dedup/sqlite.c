@@ -248,8 +248,9 @@ static int bind_upsert(sqlite3_stmt *stmt, const struct dedup_upsert *u) {
     return rc ? rc : sqlite3_bind_int64(stmt, (int)u->count + 2, u->version);
 }
 
-enum dedup_answer dedup_upsert_sqlite(struct sqlite3 *db, const struct dedup_upsert *u,
-                                      struct dedup_detail *detail) {
+static enum dedup_answer sqlite_upsert(void *connection, const struct dedup_upsert *u,
+                                       struct dedup_detail *detail) {
+    struct sqlite3 *db = ((struct connection *)connection)->db;
     struct hf_buf sql;
     hf_buf_init(&sql, DEDUP_SQL_MAX);
     enum hf_err e = dedup_upsert_sql(u, &sql);
@@ -269,11 +270,6 @@ enum dedup_answer dedup_upsert_sqlite(struct sqlite3 *db, const struct dedup_ups
     sqlite3_finalize(stmt);
     hf_buf_fini(&sql);
     return a;
-}
-
-static enum dedup_answer sqlite_upsert(void *connection, const struct dedup_upsert *u,
-                                       struct dedup_detail *detail) {
-    return dedup_upsert_sqlite(((struct connection *)connection)->db, u, detail);
 }
 
 const struct dedup_ops dedup_sqlite_ops = {

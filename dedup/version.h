@@ -4,7 +4,7 @@
  *     struct dedup_column columns[] = {{"status", HF_STR("used")}, {"order_id", order}};
  *     struct dedup_upsert u = {.table = "coupon", .id_column = "code", .id = code,
  *                              .version_column = "version", .version = v, .columns = columns, .count = 2};
- *     switch (dedup_upsert_postgres(pg, &u, &detail)) {
+ *     switch (dedup_tx_upsert(tx, &u, &detail)) {
  *     case DEDUP_RUN: applied        case DEDUP_DUPLICATE: stale, something as new is there already
  *     case DEDUP_BUSY, DEDUP_UNAVAILABLE: as in dedup.h
  *     }
@@ -48,12 +48,7 @@ struct dedup_upsert {
  * a zero byte or more than 63 bytes; HF_ELIMIT: too many columns or too long a text. */
 HF_CHECK enum hf_err dedup_upsert_sql(const struct dedup_upsert *u, struct hf_buf *out);
 
-HF_CHECK enum dedup_answer dedup_upsert_sqlite(struct sqlite3 *db, const struct dedup_upsert *u,
-                                               struct dedup_detail *detail);
-HF_CHECK enum dedup_answer dedup_upsert_postgres(struct pg_conn *pg, const struct dedup_upsert *u,
-                                                 struct dedup_detail *detail);
-
-/* The same in the transaction of a worker's database effect. */
+/* Runs it in the transaction of a worker's database effect. */
 HF_CHECK enum dedup_answer dedup_tx_upsert(struct dedup_tx *tx, const struct dedup_upsert *u,
                                            struct dedup_detail *detail);
 

@@ -30,10 +30,6 @@ enum hf_err engine_cursor_next(struct engine_cursor *c, struct engine_record *ou
     return c->engine->ops->cursor_next(c, out);
 }
 
-int64_t engine_cursor_position(const struct engine_cursor *c) {
-    return c->engine->ops->cursor_position(c);
-}
-
 enum hf_err engine_bounds(struct engine *e, hf_str topic, int32_t partition, int64_t *start,
                           int64_t *stable_end) {
     return e->ops->bounds(e, topic, partition, start, stable_end);

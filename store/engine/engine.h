@@ -121,9 +121,6 @@ void engine_cursor_seek(struct engine_cursor *c, int64_t offset);
  */
 HF_CHECK enum hf_err engine_cursor_next(struct engine_cursor *c, struct engine_record *out);
 
-/* Where the next record will be looked for. */
-int64_t engine_cursor_position(const struct engine_cursor *c);
-
 /* First offset kept, and the offset after the last stable record. */
 HF_CHECK enum hf_err engine_bounds(struct engine *e, hf_str topic, int32_t partition, int64_t *start,
                                    int64_t *stable_end);

@@ -13,7 +13,6 @@ struct engine_ops {
     void (*cursor_close)(struct engine_cursor *c);
     void (*cursor_seek)(struct engine_cursor *c, int64_t offset);
     enum hf_err (*cursor_next)(struct engine_cursor *c, struct engine_record *out);
-    int64_t (*cursor_position)(const struct engine_cursor *c);
     enum hf_err (*bounds)(struct engine *e, hf_str topic, int32_t partition, int64_t *start,
                           int64_t *stable_end);
     int64_t (*stable_ms)(struct engine *e, hf_str topic);

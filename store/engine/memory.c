@@ -370,7 +370,6 @@ static const struct engine_ops memory_ops = {
     .cursor_close = memory_cursor_close,
     .cursor_seek = memory_cursor_seek,
     .cursor_next = memory_cursor_next,
-    .cursor_position = memory_cursor_position,
     .bounds = memory_bounds,
     .stable_ms = op_stable_ms,
     .time_floor = memory_time_floor,

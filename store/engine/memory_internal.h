@@ -161,7 +161,6 @@ enum hf_err memory_cursor_open(struct engine *e, hf_str topic, int32_t partition
 void memory_cursor_close(struct engine_cursor *base);
 void memory_cursor_seek(struct engine_cursor *base, int64_t offset);
 enum hf_err memory_cursor_next(struct engine_cursor *base, struct engine_record *out);
-int64_t memory_cursor_position(const struct engine_cursor *base);
 void memory_state_each(struct engine *e, hf_str prefix, void (*fn)(void *arg, hf_str key, hf_str value),
                        void *arg);
 hf_str memory_state_get(struct engine *e, hf_str key);

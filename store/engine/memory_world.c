@@ -330,10 +330,6 @@ enum hf_err memory_cursor_next(struct engine_cursor *base, struct engine_record 
     return HF_OK;
 }
 
-int64_t memory_cursor_position(const struct engine_cursor *base) {
-    return ((const struct cursor *)base)->position;
-}
-
 void memory_engine_each(struct memory_engine *m, hf_str topic, int32_t partition,
                         void (*fn)(void *arg, const struct engine_record *r), void *arg) {
     const struct partition *p = memory_partition_at(m, topic, partition);

@@ -42,7 +42,6 @@ struct superblock {
     bool clean;
 };
 void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]);
-bool superblock_decode(const uint8_t *p, struct superblock *out);
 HF_CHECK enum hf_err superblock_read(struct log *l, struct superblock *out); /* HF_ENOTFOUND: a new store */
 void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_buf *out);
 

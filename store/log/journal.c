@@ -38,7 +38,7 @@ void journal_path(uint32_t slot, char out[LOG_PATH]) {
 
 /* ---- bytes ---- */
 
-void journal_head_encode(const struct journal_head *h, uint8_t out[HF_SECTOR]) {
+static void journal_head_encode(const struct journal_head *h, uint8_t out[HF_SECTOR]) {
     memset(out, 0, HF_SECTOR);
     memcpy(out, "HFJF", 4);
     hf_put_be32(out + 4, 1);
@@ -54,7 +54,8 @@ bool journal_head_decode(const uint8_t *p, struct journal_head *out) {
     return hf_get_be32(p + 4) == 1 && out->seq > 0 && out->seq <= UINT32_MAX;
 }
 
-void group_head_encode(struct group_head *h, uint8_t out[GROUP_HEADER]) {
+/* Fills in crc. */
+static void group_head_encode(struct group_head *h, uint8_t out[GROUP_HEADER]) {
     memset(out, 0, GROUP_HEADER);
     memcpy(out, "HFJG", 4);
     hf_put_be32(out + 4, h->payload);

@@ -70,14 +70,12 @@ enum { GROUP_HEADER = 64, ENTRY_HEADER = 8, ENTRY_PLACE = 28, SWAP_BODY = 16 };
 struct journal_head {
     uint64_t seq, size, incarnation;
 };
-void journal_head_encode(const struct journal_head *h, uint8_t out[HF_SECTOR]);
 bool journal_head_decode(const uint8_t *p, struct journal_head *out);
 
 struct group_head {
     uint32_t payload, chain, payload_crc, entries, crc;
     uint64_t lsn, incarnation, durable;
 };
-void group_head_encode(struct group_head *h, uint8_t out[GROUP_HEADER]); /* fills in crc */
 bool group_head_decode(const uint8_t *p, struct group_head *out);
 static inline uint64_t group_size(uint64_t payload) {
     return (GROUP_HEADER + payload + HF_SECTOR - 1) / HF_SECTOR * HF_SECTOR;

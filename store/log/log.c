@@ -39,6 +39,43 @@ void log_ready(struct log *l, struct completion *c) {
     l->ready_last = c;
 }
 
+/* ---- producer ids ---- */
+
+static void ids_reserved(void *arg, enum hf_err e) {
+    struct log *l = arg;
+    if (!e) l->pid_limit = l->pid_asked;
+    l->pid_asked = 0;
+}
+
+/* Numbers below the limit on disk may be handed out; half of a block is always ready. */
+static void ids_step(struct log *l) {
+    if (!l->open || l->closing || l->failed || l->pid_asked > 0) return;
+    if (l->pid_limit - l->next_pid > LOG_ID_BLOCK / 2) return;
+    uint8_t value[8];
+    int64_t limit = l->pid_limit + LOG_ID_BLOCK;
+    hf_put_be64(value, (uint64_t)limit);
+    struct engine_put put = {HF_STR("log/producer-ids"), hf_str_make(value, sizeof value)};
+    struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = &put, .put_count = 1};
+    if (commit_start(l, &c, NULL, NULL, ids_reserved, l) == HF_OK) l->pid_asked = limit;
+    if (l->pid_asked && hf_mutate(33)) l->pid_limit = limit;
+}
+
+static int64_t state_number(struct log *l, const char *key, int64_t otherwise) {
+    hf_str v = state_get(l, hf_str_of(key));
+    return v.n == 8 ? (int64_t)hf_get_be64(v.p) : otherwise;
+}
+
+enum hf_err log_producer_id(struct log *l, int64_t *id) {
+    if (l->failed) return l->failed;
+    if (l->next_pid >= l->pid_limit) return HF_EAGAIN;
+    *id = l->next_pid++;
+    return HF_OK;
+}
+
+static bool ids_ready(struct log *l) {
+    return l->next_pid < l->pid_limit;
+}
+
 /* ---- step ---- */
 
 static void run_ready(struct log *l) {
@@ -111,43 +148,6 @@ enum hf_err log_settle(struct log *l, bool (*settled)(struct log *l)) {
         idle = env_wait(l->env) == 0 && !l->ready ? idle + 1 : 0;
     }
     return l->failed ? l->failed : HF_EIO;
-}
-
-/* ---- producer ids ---- */
-
-static void ids_reserved(void *arg, enum hf_err e) {
-    struct log *l = arg;
-    if (!e) l->pid_limit = l->pid_asked;
-    l->pid_asked = 0;
-}
-
-/* Numbers below the limit on disk may be handed out; half of a block is always ready. */
-void ids_step(struct log *l) {
-    if (!l->open || l->closing || l->failed || l->pid_asked > 0) return;
-    if (l->pid_limit - l->next_pid > LOG_ID_BLOCK / 2) return;
-    uint8_t value[8];
-    int64_t limit = l->pid_limit + LOG_ID_BLOCK;
-    hf_put_be64(value, (uint64_t)limit);
-    struct engine_put put = {HF_STR("log/producer-ids"), hf_str_make(value, sizeof value)};
-    struct engine_commit c = {.now_ms = env_wall_ms(l->env), .puts = &put, .put_count = 1};
-    if (commit_start(l, &c, NULL, NULL, ids_reserved, l) == HF_OK) l->pid_asked = limit;
-    if (l->pid_asked && hf_mutate(33)) l->pid_limit = limit;
-}
-
-static int64_t state_number(struct log *l, const char *key, int64_t otherwise) {
-    hf_str v = state_get(l, hf_str_of(key));
-    return v.n == 8 ? (int64_t)hf_get_be64(v.p) : otherwise;
-}
-
-enum hf_err log_producer_id(struct log *l, int64_t *id) {
-    if (l->failed) return l->failed;
-    if (l->next_pid >= l->pid_limit) return HF_EAGAIN;
-    *id = l->next_pid++;
-    return HF_OK;
-}
-
-static bool ids_ready(struct log *l) {
-    return l->next_pid < l->pid_limit;
 }
 
 /* ---- open ---- */

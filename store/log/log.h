@@ -222,8 +222,6 @@ void log_pin_release(struct log_pin *pin);
 /* Called after the high watermark of any partition moved: fn gets each such partition once. One watcher (the
  * broker). */
 void log_watch(struct log *l, void (*fn)(void *arg, struct log_partition *p), void *arg);
-hf_str log_partition_topic(const struct log_partition *p);
-int32_t log_partition_number(const struct log_partition *p);
 
 /* First offset whose timestamp is at least ms, and that timestamp; HF_EEND if there is none. */
 HF_CHECK enum hf_err log_offset_at(struct log *l, struct log_partition *p, int64_t ms, int64_t *offset,

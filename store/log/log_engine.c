@@ -188,10 +188,6 @@ static void cursor_seek(struct engine_cursor *base, int64_t offset) {
     c->at = 0;
 }
 
-static int64_t cursor_position(const struct engine_cursor *base) {
-    return ((const struct log_cursor *)base)->position;
-}
-
 static enum hf_err load_chunk(struct log_cursor *c) {
     struct topic *t = topic_find_id(c->l, &c->topic);
     struct log_partition *p = t && t->phase == TOPIC_LIVE ? t->partition[c->number] : NULL;
@@ -298,7 +294,6 @@ const struct engine_ops log_engine_ops = {
     .cursor_close = cursor_close,
     .cursor_seek = cursor_seek,
     .cursor_next = cursor_next,
-    .cursor_position = cursor_position,
     .bounds = bounds,
     .stable_ms = stable_ms,
     .time_floor = time_floor,

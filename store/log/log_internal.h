@@ -100,7 +100,6 @@ void log_ready(struct log *l, struct completion *c);
 /* The time that topics of ours, and others with LogAppendTime, are stamped with. */
 int64_t log_time_ms(struct log *l);
 enum hf_err log_settle(struct log *l, bool (*settled)(struct log *l));
-void ids_step(struct log *l);
 
 /* log_engine.c */
 extern const struct engine_ops log_engine_ops;

@@ -55,7 +55,24 @@ void damage_in(struct segment *s, uint64_t byte, int64_t offset, const char *wha
 
 /* ---- walking over batches, each with its checksum ---- */
 
-enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t end) {
+struct walk {
+    struct segment *s;
+    uint64_t pos, end; /* the batch to be looked at next; where to stop */
+    int64_t next;      /* its offset; -1: any */
+    uint32_t chain;
+    bool gaps;        /* offsets may be left out */
+    uint32_t skipped; /* places where they were */
+    const char *why;  /* what is wrong at pos */
+    uint64_t at;      /* the last batch, its header, and what it says */
+    struct batch_info b;
+    uint8_t head[BATCH_HEADER];
+    struct hf_file *file;
+    uint8_t *window; /* whole pages, so that it may be read past the page cache */
+    uint64_t window_at;
+    size_t window_n;
+};
+
+static enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t end) {
     *w = (struct walk){.s = s, .pos = pos, .end = end, .next = -1};
     enum hf_err e = segment_open(s);
     if (e) return e;
@@ -71,7 +88,7 @@ static enum hf_err walk_disk(struct walk *w) {
     return env_open(w->s->log->env, path, ENV_READ | ENV_DIRECT, &w->file);
 }
 
-void walk_end(struct walk *w) {
+static void walk_end(struct walk *w) {
     if (w->file && w->file != w->s->file) env_close(w->file);
     free(w->window);
     w->window = NULL;
@@ -117,7 +134,7 @@ static enum hf_err check_sum(struct walk *w) {
 
 /* The next batch: w->b, its header in w->head, its place w->at. HF_EEND: the end was reached exactly.
  * HF_ECORRUPT: w->why tells what is wrong at w->pos. */
-enum hf_err walk_next(struct walk *w) {
+static enum hf_err walk_next(struct walk *w) {
     const uint8_t *p;
     size_t n;
     if (w->pos == w->end) return HF_EEND;
@@ -375,7 +392,7 @@ static enum hf_err conclude(struct segment *s, bool known, bool damaged, const s
 /* Makes indexes and anchors again, from every batch with its checksum; `known`: what the chain must be. Those
  * files are told that have a bit in `bad`. Where the batches are damaged it stops and says so, which is no
  * error here. */
-enum hf_err proof_remake(struct segment *s, bool known, unsigned bad) {
+static enum hf_err remake(struct segment *s, bool known, unsigned bad) {
     struct images x;
     struct walk w = {0};
     char path[LOG_PATH];
@@ -434,7 +451,7 @@ static enum hf_err look_at_closed(struct segment *s, uint64_t file_size) {
     enum hf_err e = manifest_read(s, &m);
     s->size = file_size;
     if (e == HF_ENOTFOUND || e == HF_ECORRUPT) {
-        return proof_remake(s, false, was_whole(s) ? MANIFEST_BIT : 0);
+        return remake(s, false, was_whole(s) ? MANIFEST_BIT : 0);
     }
     if (e) return e;
     expect(s, m.length, m.chain);
@@ -445,7 +462,7 @@ static enum hf_err look_at_closed(struct segment *s, uint64_t file_size) {
     s->follows = m.follows;
     e = index_load(s, m.sums, &bad);
     s->stretches = s->anchors.entries + 1;
-    if (!e && bad) return proof_remake(s, true, was_whole(s) ? bad : 0);
+    if (!e && bad) return remake(s, true, was_whole(s) ? bad : 0);
     if (!e && !was_whole(s)) settle_files(s);
     return e;
 }
@@ -464,7 +481,7 @@ enum hf_err proof_of_indexes(struct segment *s) {
     if (e == HF_ENOTFOUND || e == HF_ECORRUPT) bad |= MANIFEST_BIT;
     if (!bad) return e;
     doubt(s, s->size, s->chain);
-    return proof_remake(s, true, bad);
+    return remake(s, true, bad);
 }
 
 /* After a clean stop the checkpoint knows all of it. */
@@ -479,7 +496,7 @@ static enum hf_err look_at_active(struct segment *s, uint64_t file_size) {
     unsigned bad;
     enum hf_err e = index_load(s, want, &bad);
     s->stretches = s->anchors.entries + 1;
-    if (!e && bad) e = proof_remake(s, true, bad);
+    if (!e && bad) e = remake(s, true, bad);
     return e ? e : segment_trim(s);
 }
 
@@ -510,8 +527,7 @@ enum hf_err proof_after_crash(struct segment *s, const struct index_sum want[IND
     if (s->allocated < s->size) look_at_length(s, s->allocated);
     unsigned bad;
     enum hf_err e = index_cut(s, want, &bad);
-    if (!e && bad)
-        e = proof_remake(s, true, 0); /* no proof of damage: a full disk, or a crash like this one */
+    if (!e && bad) e = remake(s, true, 0); /* no proof of damage: a full disk, or a crash like this one */
     if (!e && !bad && reserved) e = largest_time(s);
     s->stretches = s->anchors.entries + 1;
     return e;

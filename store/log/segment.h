@@ -156,31 +156,11 @@ void manifest_close(struct segment *s);
 int64_t manifest_missing_from(struct log_partition *p);
 
 /* proof.c */
-struct walk {
-    struct segment *s;
-    uint64_t pos, end; /* the batch to be looked at next; where to stop */
-    int64_t next;      /* its offset; -1: any */
-    uint32_t chain;
-    bool gaps;        /* offsets may be left out */
-    uint32_t skipped; /* places where they were */
-    const char *why;  /* what is wrong at pos */
-    uint64_t at;      /* the last batch, its header, and what it says */
-    struct batch_info b;
-    uint8_t head[BATCH_HEADER];
-    struct hf_file *file;
-    uint8_t *window; /* whole pages, so that it may be read past the page cache */
-    uint64_t window_at;
-    size_t window_n;
-};
-HF_CHECK enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t end);
-HF_CHECK enum hf_err walk_next(struct walk *w);
-void walk_end(struct walk *w);
 void damage_tell(struct log *l, const struct log_damage *d);
 void damage_in(struct segment *s, uint64_t byte, int64_t offset, const char *what);
 HF_CHECK enum hf_err proof_first_look(struct segment *s, uint64_t file_size);
 HF_CHECK enum hf_err proof_after_crash(struct segment *s, const struct index_sum want[INDEX_FILES],
                                        bool reserved);
-HF_CHECK enum hf_err proof_remake(struct segment *s, bool known, unsigned bad);
 bool proof_hole(struct segment *s);
 HF_CHECK enum hf_err proof_at(struct segment *s, uint64_t pos);
 HF_CHECK enum hf_err proof_of_indexes(struct segment *s);

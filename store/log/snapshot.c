@@ -26,7 +26,7 @@ void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]) {
     hf_put_be32(out + 508, hf_crc32c(0, out, 508));
 }
 
-bool superblock_decode(const uint8_t *p, struct superblock *out) {
+static bool superblock_decode(const uint8_t *p, struct superblock *out) {
     if (memcmp(p, "HFSB", 4) != 0 || hf_get_be32(p + 508) != hf_crc32c(0, p, 508)) return false;
     *out = (struct superblock){
         .generation = hf_get_be64(p + 8),

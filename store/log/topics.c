@@ -71,14 +71,6 @@ void log_topic_each(struct log *l, void (*fn)(void *arg, const struct log_topic_
     }
 }
 
-hf_str log_partition_topic(const struct log_partition *p) {
-    return hf_str_of(p->topic->name);
-}
-
-int32_t log_partition_number(const struct log_partition *p) {
-    return p->number;
-}
-
 /* ---- objects ---- */
 
 void topic_drop(struct topic *t) {

@@ -267,11 +267,9 @@ static void a_string_too_long_for_its_field_fails_the_answer(void **state) {
     hf_buf_fini(&out);
 }
 
-static void errors_have_the_protocols_names(void **state) {
+static void our_errors_are_told_as_the_protocols(void **state) {
     (void)state;
-    assert_string_equal(kafka_error_name(KAFKA_INVALID_RECORD), "INVALID_RECORD");
     assert_int_equal(KAFKA_INVALID_RECORD, 87);
-    assert_string_equal(kafka_error_name(999), "unknown error");
     assert_int_equal(kafka_error_of(HF_ENOSPC), KAFKA_KAFKA_STORAGE_ERROR);
 }
 
@@ -286,7 +284,7 @@ int main(void) {
         cmocka_unit_test(only_so_many_stray_bytes_are_passed_over),
         cmocka_unit_test(a_range_of_a_file_is_a_length_and_a_splice),
         cmocka_unit_test(a_string_too_long_for_its_field_fails_the_answer),
-        cmocka_unit_test(errors_have_the_protocols_names),
+        cmocka_unit_test(our_errors_are_told_as_the_protocols),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

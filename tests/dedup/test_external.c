@@ -321,7 +321,7 @@ static void walk(struct fixture *f, struct dedup *store, unsigned long long seed
             break;
         case 6:
             if (next_random(&seed) % 4) continue;
-            dedup_entry_done(&model[at], print, now, dedup_horizon_ms(store));
+            dedup_entry_done(&model[at], print, now, HORIZON_MS);
             got = dedup_done(store, &k, print, now, &d);
             break;
         default:

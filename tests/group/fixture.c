@@ -77,7 +77,7 @@ static void copy(char *to, size_t size, hf_str s) {
     to[s.n] = 0;
 }
 
-void on_joined(void *arg, const struct group_joined *r) {
+static void on_joined(void *arg, const struct group_joined *r) {
     struct joined *j = arg;
     j->times++;
     j->result = r->result;
@@ -93,7 +93,7 @@ void on_joined(void *arg, const struct group_joined *r) {
     }
 }
 
-void on_synced(void *arg, const struct group_synced *r) {
+static void on_synced(void *arg, const struct group_synced *r) {
     struct synced *s = arg;
     s->times++;
     s->result = r->result;

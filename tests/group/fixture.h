@@ -54,8 +54,6 @@ struct committed {
     size_t n; /* to be set before: how many offsets were sent */
 };
 
-void on_joined(void *arg, const struct group_joined *r);
-void on_synced(void *arg, const struct group_synced *r);
 void on_committed(void *arg, enum group_result all, const enum group_result *results);
 
 /* Joins group "g" as protocol type "consumer" with protocol "range" (metadata "m"), session 10 s, rebalance

@@ -42,7 +42,8 @@ bool simulation_arguments(int argc, char **argv, uint64_t seeds, struct simulati
     if (good)
         *out = s;
     else
-        fprintf(stderr, "usage: %s [--seed S] [--seeds N] [--verbose] | --mutations | --mutation M [--seeds N]\n",
+        fprintf(stderr,
+                "usage: %s [--seed S] [--seeds N] [--verbose] | --mutations | --mutation M [--seeds N]\n",
                 argv[0]);
     return good;
 }

@@ -44,7 +44,7 @@ const int64_t schedule_lateness_ms[SCHEDULE_LATENESS_BUCKETS - 1] = {1,   2,   5
 
 /* ---- the limit ---- */
 
-int64_t fire_limit(const struct schedule *s) {
+static int64_t fire_limit(const struct schedule *s) {
     int64_t known = s->caught_up ? s->stable_ms : s->read_ms;
     if (hf_mutate(102)) known = INT64_MAX;
     return known < s->clock.inside_ms ? known : s->clock.inside_ms;

@@ -270,7 +270,6 @@ HF_CHECK enum hf_err accept_slice(struct schedule *s, bool *more);
 
 /* ---- fire.c ---- */
 HF_CHECK enum hf_err fire_slice(struct schedule *s, bool *more);
-int64_t fire_limit(const struct schedule *s);
 int64_t fire_next(struct schedule *s); /* at or before the earliest pending place's due */
 HF_CHECK enum hf_err batch_init(struct batch *b, const struct schedule_options *o);
 void batch_fini(struct batch *b);

@@ -15,7 +15,7 @@ struct engine *eng(struct world *t) {
 
 enum { STEPS_MAX = 100000 };
 
-void step_until(struct world *t, const struct note *n) {
+static void step_until(struct world *t, const struct note *n) {
     for (int i = 0; n->times == 0; i++) {
         assert_true(i < STEPS_MAX);
         t->f->step(t->w);
@@ -46,7 +46,7 @@ int64_t stable_end(struct world *t, hf_str topic, int32_t partition) {
     return end;
 }
 
-int64_t start_of(struct world *t, hf_str topic, int32_t partition) {
+static int64_t start_of(struct world *t, hf_str topic, int32_t partition) {
     int64_t start = -1, end = -1;
     assert_int_equal(engine_bounds(eng(t), topic, partition, &start, &end), HF_OK);
     return start;
@@ -150,7 +150,6 @@ static void records_of_a_commit_arrive_unchanged_with_its_time(void **state) {
     int64_t first = r.offset;
     assert_int_equal(engine_cursor_next(c, &r), HF_OK);
     assert_true(r.offset > first && r.key.p == NULL && r.value.p && r.value.n == 0 && r.header_count == 0);
-    assert_true(engine_cursor_position(c) == r.offset + 1);
     assert_int_equal(engine_cursor_next(c, &r), HF_EEND);
     engine_cursor_close(c);
 }
@@ -278,7 +277,6 @@ static void a_cursor_gives_records_at_or_after_its_place(void **state) {
     static const int places[] = {29, 0, 7, 8, 9, 3, 28};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         engine_cursor_seek(c, offsets[places[i]]);
-        assert_true(engine_cursor_position(c) == offsets[places[i]]);
         assert_int_equal(engine_cursor_next(c, &r), HF_OK);
         assert_true(r.offset == offsets[places[i]]);
     }

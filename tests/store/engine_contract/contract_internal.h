@@ -26,7 +26,6 @@ struct note {
 void noted(void *arg, enum hf_err e);
 
 struct engine *eng(struct world *t);
-void step_until(struct world *t, const struct note *n);
 
 /* Starts, again after HF_EAGAIN, and waits for a commit; it must succeed. */
 void must_commit(struct world *t, const struct engine_commit *c);
@@ -35,7 +34,6 @@ void start_commit(struct world *t, const struct engine_commit *c, struct note *n
 /* Appends, and waits until it is readable. */
 void must_append(struct world *t, hf_str topic, int32_t partition, int64_t now_ms, hf_str key, hf_str value);
 int64_t stable_end(struct world *t, hf_str topic, int32_t partition);
-int64_t start_of(struct world *t, hf_str topic, int32_t partition);
 
 /* Readable records of a partition. */
 size_t count_records(struct world *t, hf_str topic, int32_t partition);

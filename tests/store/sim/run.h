@@ -123,6 +123,5 @@ void sweep_unpin(struct run *r, struct pinned *pin);
 void sweep_all(struct run *r);
 void sweep_cursor(struct run *r, int topic, int partition, int64_t from, size_t limit);
 void sweep_run_bytes(uint32_t seed, uint64_t from, uint8_t *out, size_t n);
-int32_t sweep_value_of(void *arg, enum model_thing thing, int which);
 
 #endif

@@ -174,7 +174,7 @@ static void seek_run(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes) {
     if (id == s->id) s->found = 1;
 }
 
-int32_t sweep_value_of(void *arg, enum model_thing thing, int which) {
+static int32_t value_of(void *arg, enum model_thing thing, int which) {
     struct run *r = arg;
     char name[16];
     if (thing == THING_RUN) {
@@ -210,7 +210,7 @@ static void count_key(void *arg, hf_str key, hf_str value) {
 static void sweep_keys(struct run *r) {
     struct keys k = {.r = r};
     int should = 0;
-    for (int i = 0; i < STATE_KEYS; i++) should += sweep_value_of(r, THING_STATE, i) != 0;
+    for (int i = 0; i < STATE_KEYS; i++) should += value_of(r, THING_STATE, i) != 0;
     engine_state_each(r->engine, HF_STR("s/"), count_key, &k);
     if (k.count != should) model_broken(r->model, "M6", "%d keys are listed of %d", k.count, should);
 }
@@ -333,7 +333,7 @@ void sweep_all(struct run *r) {
         for (int p = 0; there && p < m->topics[t].partitions && !m->broken; p++) sweep_partition(r, t, p);
     }
     if (m->broken || hf_sim_dead(r->sim)) return;
-    model_sweep_end(m, r->power, sweep_value_of, r);
+    model_sweep_end(m, r->power, value_of, r);
     for (int t = 0; t < TOPICS && !m->broken; t++) {
         if (m->topics[t].phase != TOPIC_LIVE) continue;
         for (int p = 0; p < m->topics[t].partitions && !m->broken; p++) {
