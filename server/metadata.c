@@ -51,7 +51,6 @@ static bool fill_topic(struct server *s, struct hf_arena *a, hf_str name, struct
 }
 
 struct listing {
-    struct hf_arena *arena;
     hf_str *names;
     size_t count, room;
 };
@@ -62,32 +61,34 @@ static void list_topic(void *arg, const struct log_topic_info *t) {
     l->count++;
 }
 
-/* The names asked for, or all there are. */
-static bool wanted_topics(struct server *s, struct broker_request *rq, hf_str **names, size_t *count) {
+hf_str *server_topic_names(struct server *s, struct hf_arena *a, size_t *count) {
+    struct listing l = {0};
+    log_topic_each(s->log, list_topic, &l);
+    l.room = l.count;
+    l.count = 0;
+    l.names = hf_arena_array(a, l.room, sizeof(*l.names));
+    if (l.names) log_topic_each(s->log, list_topic, &l);
+    *count = l.count;
+    return l.names;
+}
+
+/* The names asked for, or all there are. NULL: no memory. */
+static hf_str *wanted_topics(struct server *s, struct broker_request *rq, size_t *count) {
     const struct kafka_metadata_request *q = rq->body;
     bool all = q->topics_count < 0 || (rq->version == 0 && q->topics_count == 0);
-    struct listing l = {.arena = &rq->arena};
-    if (all) {
-        log_topic_each(s->log, list_topic, &l);
-        l.room = l.count;
-        l.count = 0;
-        l.names = hf_arena_array(&rq->arena, l.room, sizeof(*l.names));
-        if (l.names) log_topic_each(s->log, list_topic, &l);
-    } else {
-        l.names = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*l.names));
-        for (int32_t i = 0; l.names && i < q->topics_count; i++) l.names[l.count++] = q->topics[i].name;
-    }
-    *names = l.names;
-    *count = l.count;
-    return l.names != NULL;
+    if (all) return server_topic_names(s, &rq->arena, count);
+    hf_str *names = hf_arena_array(&rq->arena, (size_t)q->topics_count, sizeof(*names));
+    for (int32_t i = 0; names && i < q->topics_count; i++) names[i] = q->topics[i].name;
+    *count = (size_t)q->topics_count;
+    return names;
 }
 
 static bool fill_metadata(struct server *s, struct broker_request *rq) {
     struct kafka_metadata_response *a = rq->answer;
-    hf_str *names;
     size_t count;
+    hf_str *names = wanted_topics(s, rq, &count);
     a->brokers = hf_arena_alloc(&rq->arena, sizeof(*a->brokers));
-    if (!a->brokers || !wanted_topics(s, rq, &names, &count)) return false;
+    if (!a->brokers || !names) return false;
     a->brokers[0] = (struct kafka_metadata_broker){SERVER_NODE_ID, hf_str_of(s->host), s->port, {NULL, 0}};
     a->brokers_count = 1;
     a->cluster_id = hf_str_of(log_cluster_id(s->log));

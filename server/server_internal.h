@@ -102,6 +102,9 @@ void server_no_memory(struct broker_request *rq);
 /* Answers if the answer could be laid out whole. */
 void server_answer(struct broker_request *rq, bool whole);
 
+/* Of all topics, in order; the names are the log's. NULL: no memory. */
+hf_str *server_topic_names(struct server *s, struct hf_arena *a, size_t *count);
+
 /* "counter" or "gauge", in Prometheus' text format. */
 void server_metric(struct hf_buf *out, const char *name, const char *type, uint64_t value);
 
@@ -139,6 +142,7 @@ HF_CHECK enum hf_err server_delay_admit(struct server *s, const struct hf_contro
                                         struct hf_control_error *why);
 
 extern const struct server_part server_produce, server_fetch, server_metadata, server_topics, server_offsets,
-    server_configs, server_records, server_producers, server_groups, server_delay, server_txn, server_health;
+    server_configs, server_records, server_log_dirs, server_producers, server_groups, server_delay,
+    server_txn, server_health;
 
 #endif

@@ -203,6 +203,10 @@ struct log_bounds {
 };
 void log_bounds(struct log_partition *p, struct log_bounds *out);
 
+/* Bytes of its segments, without their indexes. Opens those that nobody has looked into since the start; one
+ * that cannot be opened counts nothing. */
+uint64_t log_partition_bytes(struct log_partition *p);
+
 /* A byte range of a segment file: whole batches, from the one that holds the asked offset. The pin keeps the
  * file. */
 struct log_slice {

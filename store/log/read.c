@@ -158,6 +158,13 @@ void log_bounds(struct log_partition *p, struct log_bounds *out) {
     };
 }
 
+uint64_t log_partition_bytes(struct log_partition *p) {
+    uint64_t bytes = 0;
+    for (struct segment *s = p->segments; s; s = s->next)
+        if (s->sized || !segment_open(s)) bytes += s->size;
+    return bytes;
+}
+
 /* ---- by time: the timeindex says where to begin, never that there is nothing: entries may be missing ----
  */
 

@@ -326,6 +326,32 @@ def delete_records_moves_the_start_for_good(server):
     with_admin.close()
 
 
+def log_dirs(server, asked=None):
+    with_admin = admin(server)
+    (found,) = with_admin.describe_log_dirs(asked)
+    with_admin.close()
+    (folder,) = found["log_dirs"]
+    return folder, {(t["name"], p["partition_index"]): p["partition_size"] for t in folder["topics"] for p in t["partitions"]}
+
+
+@test
+def the_log_dirs_tell_what_each_partition_keeps(server):
+    create(server, "kept", segment_bytes=MIB)
+    command(server, "alter", "kept", "--partitions", "2")
+    fill(server, "kept", 0, 40)
+    folder, sizes = log_dirs(server)
+    data = os.path.join(server.folder, folder["log_dir"])
+    for number in 0, 1:
+        at = os.path.join(data, "topics", f"kept-{number}")
+        ends = [os.path.getsize(os.path.join(at, name)) for name in sorted(os.listdir(at)) if name.endswith(".log")]
+        assert sum(ends[:-1]) <= sizes["kept", number] <= sum(ends), (sizes, ends)
+    assert sizes["kept", 0] + sizes["kept", 1] > 40 * 100_000, sizes
+    assert ("holdfast.delay", 0) in sizes and 0 < folder["usable_bytes"] < 1 << 62, folder
+    server.stop(9)
+    server.start()
+    assert log_dirs(server, {"kept": [1, 7], "none": [0]})[1] == {("kept", 1): sizes["kept", 1]}
+
+
 @test
 def size_and_time_let_whole_segments_go(server):
     create(server, "sized", segment_bytes=MIB)
