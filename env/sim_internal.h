@@ -1,4 +1,5 @@
-/* Shared by sim.c (the machine), sim_disk.c (bytes and their versions) and sim_names.c (folders). */
+/* Shared by sim.c (the machine), sim_calls.c (what env.h asks of it), sim_disk.c (bytes and their versions) and
+ * sim_names.c (folders). */
 #ifndef ENV_SIM_INTERNAL_H
 #define ENV_SIM_INTERNAL_H
 
@@ -142,6 +143,14 @@ static inline struct hf_sim *sim_of(struct hf_env *env) {
 
 /* ---- sim.c ---- */
 
+/* An operation begins: true if the machine crashes in it. The caller does a part of it and calls no more. */
+bool sim_strike(struct hf_sim *sim, const char *point, uint64_t what);
+
+/* Counts a call that can fail; the error with which this one does. */
+enum sim_call { SIM_CALL_PLAIN, SIM_CALL_TAKES_SPACE, SIM_CALL_SYNC };
+enum hf_err sim_fault(struct hf_sim *sim, enum sim_call call);
+
+uint64_t sim_scramble(uint64_t z);
 uint64_t sim_next(struct sim_random *r);
 /* Below n; n > 0. */
 uint64_t sim_below(struct hf_sim *sim, uint64_t n);
@@ -157,6 +166,13 @@ enum sim_luck { SIM_OLDEST, SIM_NEWEST, SIM_MOSTLY_NEWEST, SIM_ANY, SIM_LUCKS };
 enum sim_luck sim_luck(struct hf_sim *sim);
 uint64_t sim_pick(struct hf_sim *sim, enum sim_luck luck, uint64_t n); /* below n */
 void *sim_grow(void *v, size_t n, size_t *cap, size_t size);           /* room for one more; never fails */
+
+/* ---- sim_calls.c ---- */
+
+extern const struct env_ops sim_ops;
+/* Index of the sync that ends first; sync_count if there is none. */
+size_t sim_sync_first(const struct hf_sim *sim);
+void sim_sync_forget(struct hf_sim *sim, size_t k);
 
 /* ---- sim_disk.c ---- */
 

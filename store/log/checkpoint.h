@@ -1,11 +1,12 @@
 /* Checkpoints, what they write, and how a start reads it.
  *
  *     checkpoint.c facts, syncs, snapshot, superblock    snapshot.c  their bytes
- *     meta.c       the folder's identity                 recovery.c  from those bytes to a log that serves */
+ *     meta.c       the folder's identity                 recovery.c  from those bytes to a log that serves
+ *     new_store.c  an empty one                          forward.c   the same for one partition */
 #ifndef STORE_LOG_CHECKPOINT_H
 #define STORE_LOG_CHECKPOINT_H
 
-#include "partition.h"
+#include "journal.h"
 
 /* ---- checkpoint ---- */
 
@@ -42,7 +43,8 @@ struct superblock {
     bool clean;
 };
 void superblock_encode(const struct superblock *s, uint8_t out[HF_SECTOR]);
-HF_CHECK enum hf_err superblock_read(struct log *l, struct superblock *out); /* HF_ENOTFOUND: a new store */
+HF_CHECK enum hf_err superblock_read(struct log *l,
+                                     struct superblock *out); /* HF_ENOTFOUND: neither is whole */
 void snapshot_encode(struct log *l, uint64_t generation, bool clean, struct hf_buf *out);
 
 /* One partition as the snapshot tells it. */
@@ -75,7 +77,7 @@ HF_CHECK enum hf_err meta_lock(struct log *l);
 HF_CHECK enum hf_err meta_read(struct log *l); /* HF_ENOTFOUND: a new store */
 HF_CHECK enum hf_err meta_write(struct log *l);
 
-/* recovery.c */
+/* forward.c */
 
 /* Segment files newer than the checkpoint, ascending: where the recovered end meets the base of one, writing
  * had gone on there. */
@@ -89,6 +91,15 @@ struct tail {
     uint8_t *rest;                  /* rescue: bytes behind a break, cut from their segment */
     size_t rest_n, rest_at;
 };
+HF_CHECK enum hf_err forward_load(struct log_partition *p, const struct facts *known, bool clean);
+HF_CHECK enum hf_err forward_replay(struct log_partition *p, const struct replay_entry *x);
+HF_CHECK enum hf_err forward_finish(struct log_partition *p);
+void forward_forget(struct log_partition *p);
+
+/* new_store.c */
+HF_CHECK enum hf_err store_make(struct log *l);
+
+/* recovery.c */
 HF_CHECK enum hf_err recovery_run(struct log *l);
 
 #endif

@@ -32,7 +32,7 @@
 #include <assert.h>
 
 struct log_run_writer; /* runs.c */
-struct creation;       /* topics.c */
+struct creation;       /* create.c */
 struct alteration;     /* configure.c */
 
 struct log {

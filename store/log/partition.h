@@ -117,7 +117,7 @@ struct log_partition {
     int64_t cleaned; /* below it compaction was done */
     bool compacting, compaction_asked, uncompactable;
     struct log_partition *compaction_next;
-    struct tail *tail;      /* recovery.c */
+    struct tail *tail;      /* forward.c */
     int32_t chain;          /* scratch of commit.c: last record bound here, -1 none */
     struct part *open_part; /* scratch of commit.c */
 };

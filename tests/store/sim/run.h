@@ -99,7 +99,7 @@ void run_restart(struct run *r);
 /* A start that must succeed, a stop, loss of power, and once more. */
 void run_last_look(struct run *r, struct run_totals *totals);
 
-/* ---- inside: work.c does things, sweep.c looks at everything after a start ---- */
+/* ---- inside: work*.c do things, sweep.c looks at everything after a start ---- */
 
 uint64_t run_below(struct run *r, uint64_t n);
 static inline bool run_one_in(struct run *r, uint64_t n) {
