@@ -7,6 +7,7 @@
 
 const char *const model_topics[TOPICS] = {"alpha", "beta", "gamma"};
 const int32_t model_partitions[TOPICS] = {1, 3, 2};
+const char *const model_groups[GROUPS] = {"early", "late"};
 
 uint64_t model_random(uint64_t *s) { /* splitmix64 */
     uint64_t z = *s += 0x9e3779b97f4a7c15u;
@@ -126,6 +127,10 @@ static void decide(struct model *m, struct op *o) {
                      : last->seq != o->expect ? SCHEDULE_CHANGED
                                               : SCHEDULE_MOVED;
         if (o->outcome == SCHEDULE_MOVED) o->end = LIVE;
+        if (o->outcome == SCHEDULE_MOVED && o->root != o) {
+            o->before = last->before;
+            last->next = o;
+        }
         if (pending && o->outcome != SCHEDULE_CHANGED) last->end = DEAD;
         if (running && o->kind == CANCEL) last->over = true;
         return;
@@ -165,15 +170,29 @@ int64_t model_delay(struct model *m) {
 static struct op *new_op(struct model *m) {
     if (m->op_count == OPS_MAX) return NULL;
     struct op *o = &m->ops[m->op_count++];
-    *o = (struct op){.id = -1, .due = -1, .delay = -1, .partition = -1, .root = o};
+    *o = (struct op){.id = -1, .due = -1, .delay = -1, .partition = -1, .arrived = -1, .root = o};
     return o;
 }
 
-/* The series that a new operation begins, or goes on with. */
-static int series_of(struct model *m, const struct op *o, const struct op *last) {
-    if (!m->recurs || o->id < 0 || o->kind == CANCEL) return 0;
-    if (o->kind == MOVE) return last && model_chance(m, 80) ? last->series : 0;
-    return model_chance(m, 20) ? 1 + (int)(model_random(&m->random) % SERIES) : 0;
+/* The series that a new operation begins. */
+static void begin_series(struct model *m, struct op *o) {
+    if (!m->recurs || o->id < 0 || o->kind == CANCEL || !model_chance(m, 20)) return;
+    o->series = 1 + (int)(model_random(&m->random) % SERIES);
+    if (model_chance(m, 60)) o->group = 1 + (int)(model_random(&m->random) % GROUPS);
+}
+
+/* A run of a series moves with all that it has, as the server builds such a record; anything else, and now and
+ * then a run, too, as an ordinary message that takes its place. */
+static void move(struct model *m, struct op *o, struct op *last) {
+    bool missed = model_chance(m, 20);
+    o->expect = last ? last->seq + missed : 7;
+    if (!last || !last->series || missed || model_chance(m, 20)) return;
+    o->root = last->root;
+    o->series = last->series;
+    o->group = last->group;
+    o->last = last->last;
+    o->key = last->key;
+    o->partition = last->partition;
 }
 
 struct op *model_end_series(struct model *m) {
@@ -210,8 +229,10 @@ struct op *model_act(struct model *m, int64_t wall_ms) {
     if (model_chance(m, 30) && o->due >= 0) o->due += 500 - o->due % 500; /* many at once, or very many */
     if (model_chance(m, 30) && o->due >= 0) o->due = wall_ms + 20000 - wall_ms % 20000;
     struct op *last = o->id >= 0 ? last_of(m, o) : NULL;
-    if (o->kind == MOVE) o->expect = last ? last->seq + (model_chance(m, 20) ? 1 : 0) : 7;
-    o->series = series_of(m, o, last);
+    if (o->kind == MOVE)
+        move(m, o, last);
+    else
+        begin_series(m, o);
     return o;
 }
 
@@ -224,26 +245,77 @@ static const char *number(struct op_record *r, int slot, const char *prefix, int
     return r->texts[slot];
 }
 
+static void add_series(const struct op *o, struct op_record *r) {
+    const struct series *s = &series[o->series - 1];
+    add(r, HF_HDR_CRON, s->cron);
+    if (s->zone->name) add(r, HF_HDR_TZ, s->zone->name);
+    if (o->group) {
+        add(r, HF_HDR_OVERLAP, "skip");
+        add(r, HF_HDR_GROUP, model_groups[o->group - 1]);
+    }
+    if (!o->last.known) return;
+    (void)snprintf(r->texts[6], sizeof r->texts[6], "%lld/%lld/%lld", (long long)o->last.partition,
+                   (long long)o->last.end, (long long)o->last.due_ms);
+    add(r, HF_HDR_LAST_RUN, r->texts[6]);
+}
+
+static int identity_of(const struct op *root, char *text, size_t size) {
+    return snprintf(text, size, "holdfast.delay/%d/%lld@%lld", root->source, (long long)root->offset,
+                    (long long)root->at_ms);
+}
+
+/* A run that is moved keeps its value and its identity. */
+static void add_move(const struct model *m, const struct op *o, struct op_record *r) {
+    add(r, HF_HDR_OP, "move");
+    add(r, HF_HDR_EXPECT, number(r, 4, "", (int64_t)o->expect));
+    if (o->root == o) return;
+    (void)identity_of(o->root, r->texts[7], sizeof r->texts[7]);
+    add(r, HF_HDR_MESSAGE_ID, r->texts[7]);
+    add(r, HF_HDR_CREATED_AT, number(r, 8, "", o->root->at_ms));
+    add(r, "x-op", number(r, 9, "", o - m->ops));
+}
+
 void model_record(const struct model *m, const struct op *o, struct op_record *r) {
     static const char *const conflicts[] = {[KEEP] = "keep", [ONCE] = "once"};
     r->header_count = 0;
     r->key = hf_str_of(number(r, 0, "k", o->key));
-    r->value = hf_str_of(number(r, 1, "", o - m->ops));
+    r->value = hf_str_of(number(r, 1, "", o->root - m->ops));
     add(r, "x-own", "kept");
     add(r, HF_HDR_TOPIC, model_topics[o->topic]);
     if (o->id >= 0) add(r, HF_HDR_ID, number(r, 2, "id-", o->id));
     if (o->kind == CANCEL) add(r, HF_HDR_OP, "cancel");
-    if (o->series) add(r, HF_HDR_CRON, series[o->series - 1].cron);
-    if (o->series && series[o->series - 1].zone->name) add(r, HF_HDR_TZ, series[o->series - 1].zone->name);
+    if (o->series) add_series(o, r);
     bool timed = o->kind == MOVE || (o->kind != CANCEL && !o->series);
     if (timed && o->delay >= 0) add(r, HF_HDR_DELAY, number(r, 3, "", o->delay));
     if (timed && o->delay < 0) add(r, HF_HDR_DUE, number(r, 3, "", o->due));
     if (o->kind == KEEP || o->kind == ONCE) add(r, HF_HDR_ON_CONFLICT, conflicts[o->kind]);
-    if (o->kind == MOVE) {
-        add(r, HF_HDR_OP, "move");
-        add(r, HF_HDR_EXPECT, number(r, 4, "", (int64_t)o->expect));
-    }
+    if (o->kind == MOVE) add_move(m, o, r);
     if (o->partition >= 0) add(r, HF_HDR_PARTITION, number(r, 5, "", o->partition));
+}
+
+/* ---- records that are read ---- */
+
+hf_str model_header(const struct hf_header *headers, size_t n, const char *name) {
+    hf_str found = {NULL, 0};
+    for (size_t i = 0; i < n; i++) {
+        if (!hf_str_is(headers[i].key, name)) continue;
+        if (found.p) return (hf_str){NULL, 0};
+        found = headers[i].value;
+    }
+    return found;
+}
+
+int64_t model_header_number(const struct hf_header *headers, size_t n, const char *name) {
+    int64_t v = -1;
+    return hf_str_int(model_header(headers, n, name), &v) ? -1 : v;
+}
+
+static hf_str header(const struct engine_record *r, const char *name) {
+    return model_header(r->headers, r->header_count, name);
+}
+
+static int64_t header_number(const struct engine_record *r, const char *name) {
+    return model_header_number(r->headers, r->header_count, name);
 }
 
 struct op *model_op_of(struct model *m, hf_str value) {
@@ -252,8 +324,53 @@ struct op *model_op_of(struct model *m, hf_str value) {
     return &m->ops[i];
 }
 
-static hf_str header(const struct engine_record *r, const char *name);
-static int64_t header_number(const struct engine_record *r, const char *name);
+struct op *model_sent(struct model *m, const struct engine_record *r) {
+    hf_str number = header(r, "x-op");
+    return model_op_of(m, number.p && hf_str_is(header(r, HF_HDR_OP), "move") ? number : r->value);
+}
+
+struct op *model_of_sequence(struct model *m, uint64_t seq) {
+    size_t low = 0, high = m->op_accepted;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (m->by_seq[middle]->seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < m->op_accepted && m->by_seq[low]->seq == seq ? m->by_seq[low] : NULL;
+}
+
+/* ---- the runs of a series ---- */
+
+static struct last_run last_run_of(hf_str text) {
+    struct last_run last = {0};
+    char copy[64], end;
+    if (!text.p || text.n >= sizeof copy) return last;
+    memcpy(copy, text.p, text.n);
+    copy[text.n] = 0;
+    long long partition, offset, due_ms;
+    if (sscanf(copy, "%lld/%lld/%lld%c", &partition, &offset, &due_ms, &end) != 3) return last;
+    return (struct last_run){true, partition, offset, due_ms};
+}
+
+static bool same_run(const struct last_run *a, const struct last_run *b) {
+    return a->known && b->known && a->partition == b->partition && a->end == b->end && a->due_ms == b->due_ms;
+}
+
+/* What the next run says of its own run and those before; NULL: that may be so. */
+static const char *check_last_run(const struct op *run, const struct engine_record *r,
+                                  const struct last_run *last) {
+    hf_str group = run->group ? hf_str_of(model_groups[run->group - 1]) : (hf_str){NULL, 0};
+    hf_str overlap = header(r, HF_HDR_OVERLAP);
+    if ((run->group != 0) != (overlap.p && hf_str_is(overlap, "skip")))
+        return "a next run overlaps as it likes";
+    if (run->group && !hf_str_eq(header(r, HF_HDR_GROUP), group)) return "a next run of another group";
+    if (!run->group) return last->known ? "a next run names a run that nobody asks for" : NULL;
+    if (!last->known) return "a next run does not say where the one before is";
+    bool this_one = last->due_ms == run->asked_ms && last->partition == run->destination;
+    return this_one || same_run(last, &run->last) ? NULL : "a next run says that the one before is another";
+}
 
 struct op *model_next_run(struct model *m, const struct engine_record *r, const char **why) {
     /* The log's clock may be ahead of the one that decided: a little, or by what the wall clock was set back.
@@ -262,9 +379,7 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
     *why = NULL;
     if (!hf_str_is(header(r, HF_HDR_OP), "next")) return NULL;
     int64_t expect = header_number(r, HF_HDR_EXPECT), due = header_number(r, HF_HDR_DUE);
-    struct op *run = NULL, *root = model_op_of(m, r->value);
-    for (size_t i = 0; i < m->op_accepted && !run; i++)
-        if (m->by_seq[i]->seq == (uint64_t)expect) run = m->by_seq[i];
+    struct op *run = model_of_sequence(m, (uint64_t)expect), *root = model_op_of(m, r->value);
     *why = "a next run of none";
     if (!run || !run->series || run->end != LIVE || run->root != root) return NULL;
     *why = "a run has two successors";
@@ -273,9 +388,15 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
     *why = "a next run at another time";
     if (due < run_after(run->series, run->asked_ms > since ? run->asked_ms : since)) return NULL;
     if (due > run_after(run->series, run->asked_ms > now_ms ? run->asked_ms : now_ms)) return NULL;
+    struct last_run last = last_run_of(header(r, HF_HDR_LAST_RUN));
+    if ((*why = check_last_run(run, r, &last))) return NULL;
     struct op *o = new_op(m);
     *why = o ? NULL : "too many runs for the model";
     if (!o) return NULL;
+    run->left_out = same_run(&last, &run->last);
+    o->group = run->group;
+    o->last = last;
+    o->before = !run->group ? NULL : run->left_out ? run->before : run;
     o->kind = NEXT;
     o->topic = run->topic;
     o->id = run->id;
@@ -292,8 +413,20 @@ struct op *model_next_run(struct model *m, const struct engine_record *r, const 
 struct op *model_delivered(struct model *m, const struct engine_record *r) {
     struct op *o = model_op_of(m, r->value);
     int64_t due = header_number(r, HF_HDR_DUE);
-    while (o && o->series && o->asked_ms != due) o = o->next;
+    for (; o && o->series; o = o->next) {
+        bool another = o->delivered && o->arrived != r->offset; /* moved to where one had been */
+        if (o->end == LIVE && !o->left_out && o->asked_ms == due && !another) return o;
+    }
     return o;
+}
+
+static const char *check_overlap(const struct op *o) {
+    bool running = o->before && o->committed <= o->before->arrived;
+    if (!o->decided) return "a run was decided in no commit";
+    if (running && !o->left_out) return "a run was delivered, and the one before was not done";
+    if (!running && o->left_out) return "a run was left out, and the one before was done";
+    if (!o->left_out && o->next->last.end > o->arrived) return "a run lies before where it is looked for";
+    return NULL;
 }
 
 const char *model_check_runs(const struct model *m) {
@@ -301,9 +434,29 @@ const char *model_check_runs(const struct model *m) {
         const struct op *o = m->by_seq[i];
         if (!o->series || o->end != LIVE) continue;
         if (o->delivered && !o->next) return "a run was delivered, and the next one is not scheduled";
-        if (o->next && !o->delivered) return "the next run is scheduled, and this one was not delivered";
+        if (o->next && !o->delivered && !o->left_out)
+            return "the next run is scheduled, and this one was not delivered";
+        const char *wrong = o->group && o->next ? check_overlap(o) : NULL;
+        if (wrong) return wrong;
     }
     return NULL;
+}
+
+static bool is_to_come(const struct op *o) {
+    return o->series && o->end == LIVE && !o->next;
+}
+
+const struct op *model_run_to_come(const struct model *m, int64_t by_ms) {
+    for (size_t i = 0; i < m->op_accepted; i++)
+        if (is_to_come(m->by_seq[i]) && m->by_seq[i]->place_due <= by_ms) return m->by_seq[i];
+    return NULL;
+}
+
+int64_t model_last_run_due(const struct model *m) {
+    int64_t last_ms = -1;
+    for (size_t i = 0; i < m->op_accepted; i++)
+        if (is_to_come(m->by_seq[i]) && m->by_seq[i]->place_due > last_ms) last_ms = m->by_seq[i]->place_due;
+    return last_ms;
 }
 
 /* ---- destinations ---- */
@@ -322,41 +475,26 @@ size_t model_expected(struct model *m, int topic, int32_t partition, struct op *
     size_t n = 0;
     for (size_t i = 0; i < m->op_accepted; i++) {
         struct op *o = m->by_seq[i];
-        if (o->end == LIVE && o->topic == topic && o->destination == partition) out[n++] = o;
+        if (o->end == LIVE && !o->left_out && o->topic == topic && o->destination == partition) out[n++] = o;
     }
     model_sort(out, n);
     return n;
-}
-
-/* {NULL, 0} if it is not there exactly once. */
-static hf_str header(const struct engine_record *r, const char *name) {
-    hf_str found = {NULL, 0};
-    for (size_t i = 0; i < r->header_count; i++) {
-        if (!hf_str_is(r->headers[i].key, name)) continue;
-        if (found.p) return (hf_str){NULL, 0};
-        found = r->headers[i].value;
-    }
-    return found;
-}
-
-static int64_t header_number(const struct engine_record *r, const char *name) {
-    int64_t v = -1;
-    return hf_str_int(header(r, name), &v) ? -1 : v;
 }
 
 const char *model_check_moved(const struct op *o, const struct engine_record *r) {
     char identity[100];
     int64_t due = header_number(r, HF_HDR_DUE);
     const struct op *root = o->root;
-    int n = snprintf(identity, sizeof identity, "holdfast.delay/%d/%lld@%lld", root->source,
-                     (long long)root->offset, (long long)root->at_ms);
+    int n = identity_of(root, identity, sizeof identity);
     if (o->series) (void)snprintf(identity + n, sizeof identity - (size_t)n, "#%lld", (long long)o->asked_ms);
     if (due != o->asked_ms) return "hf-due";
     if (r->timestamp_ms < due || r->timestamp_ms < o->place_due) return "early";
     if (header_number(r, HF_HDR_CREATED_AT) != root->at_ms) return "hf-created-at";
     if (!hf_str_is(header(r, HF_HDR_MESSAGE_ID), identity)) return "hf-message-id";
     if (!hf_str_is(header(r, "x-own"), "kept")) return "own header";
-    if (header(r, HF_HDR_TOPIC).p || header(r, HF_HDR_ID).p || header(r, HF_HDR_CRON).p)
-        return "control header left";
+    static const char *const taken_off[] = {HF_HDR_TOPIC,   HF_HDR_ID,    HF_HDR_CRON,
+                                            HF_HDR_OVERLAP, HF_HDR_GROUP, HF_HDR_LAST_RUN};
+    for (size_t i = 0; i < sizeof taken_off / sizeof taken_off[0]; i++)
+        if (header(r, taken_off[i]).p) return "control header left";
     return NULL;
 }

@@ -4,8 +4,13 @@
  *
  * Recurring schedules: when a run fires depends on more than the log, but then its next run is in the log, in
  * the same step. So the model takes the schedule's own records (hf-op: next) as they come, and says what may
- * be in them: a run has one successor, it has one if and only if it has been delivered, and the time of that
- * is the first one after both the run and the present. */
+ * be in them: a run has one successor, it has one if and only if it has been decided, and the time of that
+ * is the first one after both the run and the present.
+ *
+ * With hf-cron-overlap: skip the successor says, too, whether its run was delivered or left out: hf-cron-last
+ * names the last one delivered, so it changes if and only if the run was. The simulation tells what the group
+ * had committed in the moment of the decision; it was to be left out if and only if that did not lie behind the
+ * record of the last one delivered. */
 #ifndef TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
 #define TESTS_TIMEWHEEL_SCHEDULE_MODEL_H
 
@@ -13,13 +18,19 @@
 #include "timewheel/schedule/schedule.h"
 
 /* Operations, and with the next runs of recurring ones. */
-enum { ACTS_MAX = 600, OPS_MAX = 5000, IDS = 6, TOPICS = 3, OP_HEADERS = 12 };
+enum { ACTS_MAX = 600, OPS_MAX = 5000, IDS = 6, TOPICS = 3, GROUPS = 2, OP_HEADERS = 16 };
 
 extern const char *const model_topics[TOPICS];
 extern const int32_t model_partitions[TOPICS];
+extern const char *const model_groups[GROUPS];
 
 enum kind { PLAIN, KEEP, ONCE, CANCEL, MOVE, NEXT };
 enum end { LIVE, DEAD, NONE };
+
+struct last_run { /* what hf-cron-last says */
+    bool known;
+    int64_t partition, end, due_ms;
+};
 
 struct op {
     enum kind kind;
@@ -29,16 +40,23 @@ struct op {
     int key;
     int32_t partition; /* asked for; -1: none */
     int series;        /* recurring: which expression, from 1; 0: it is not */
+    int group;         /* hf-cron-overlap: skip, by what this group has committed, from 1; 0: allow */
+    struct last_run last;
     /* once accepted */
     bool accepted, lost;         /* lost: the server died before it was safe */
     int32_t source, destination; /* partitions */
     int64_t offset, at_ms;
     uint64_t seq;
     int64_t asked_ms, place_due;
-    struct op *root; /* whose number its value is: itself, or the first run */
-    struct op *next; /* run */
-    bool over;       /* of a recurring one: cancelled while it ran */
-    bool delivered;  /* seen in its destination */
+    struct op *root;   /* whose number its value is: itself, or the first run */
+    struct op *next;   /* run, or this one with another time */
+    struct op *before; /* of one that is not to overlap: the last run delivered before it */
+    bool over;         /* of a recurring one: cancelled while it ran */
+    bool left_out;     /* instead of delivered: so says its next run */
+    bool decided;      /* … and a commit that does so has begun; the last one: */
+    int64_t committed; /* by its group then; -1: nothing */
+    bool delivered;    /* seen in its destination */
+    int64_t arrived;   /* at this offset */
     enum end end;
     enum schedule_outcome outcome;
 };
@@ -68,18 +86,30 @@ struct op_record {
     hf_str key, value;
     struct hf_header headers[OP_HEADERS];
     size_t header_count;
-    char texts[8][32];
+    char texts[11][64];
 };
 void model_record(const struct model *m, const struct op *o, struct op_record *out);
+/* Whose record this is; NULL: no operation's. */
+struct op *model_sent(struct model *m, const struct engine_record *r);
 struct op *model_op_of(struct model *m, hf_str value);
+/* The accepted one with this sequence, or NULL. */
+struct op *model_of_sequence(struct model *m, uint64_t seq);
+/* {NULL, 0} if it is not there exactly once. */
+hf_str model_header(const struct hf_header *headers, size_t n, const char *name);
+int64_t model_header_number(const struct hf_header *headers, size_t n, const char *name); /* -1: none */
 
 /* A record of holdfast.delay that no operation wrote: the next run of a recurring one. NULL: it is none, or
  * not as it should be, which *why tells. */
 struct op *model_next_run(struct model *m, const struct engine_record *r, const char **why);
 /* The operation whose message this delivered record is; NULL: none's. */
 struct op *model_delivered(struct model *m, const struct engine_record *r);
-/* NULL: every run that was delivered has its next one, and no other has. */
+/* NULL: every run that was delivered or left out has its next one, no other has, and those were left out that
+ * were to be. */
 const char *model_check_runs(const struct model *m);
+/* A run that is due by then and was neither delivered nor left out; NULL: none. */
+const struct op *model_run_to_come(const struct model *m, int64_t by_ms);
+/* When the last of them is due; -1: none is to come. */
+int64_t model_last_run_due(const struct model *m);
 
 /* The next record in order of acceptance; its fields from `accepted` on are filled in. */
 void model_accept(struct model *m, struct op *o);

@@ -6,8 +6,10 @@
  * A seed decides everything: operations, times, crashes (also in the middle of a start, and one after
  * another), syncs that fail, times without space. What the schedule's model says must be in each destination
  * is compared with what is there, now and then and at the end: each message once, in order, never early; what
- * was answered as durable is there; what was once seen stays. */
+ * was answered as durable is there; what was once seen stays. Recurring schedules may ask not to overlap: groups
+ * commit offsets beside all this (sim_overlap.h). */
 #include "schedule_model.h"
+#include "sim_overlap.h"
 
 #include "base/names.h"
 #include "env/sim.h"
@@ -39,6 +41,7 @@ struct run {
     struct schedule *schedule;
     struct engine_cursor *looking; /* at holdfast.delay */
     struct model model;
+    struct overlap overlap;
     struct append appends[OPS_MAX];
     int64_t answered[OPS_MAX]; /* offset + 1 */
     int64_t seen;
@@ -60,8 +63,8 @@ struct run {
 };
 
 struct totals {
-    uint64_t seeds, operations, delivered, runs, crashes, power_losses, recoveries, failures, steps, leaps,
-        slews;
+    uint64_t seeds, operations, delivered, runs, left_out, offsets, crashes, power_losses, recoveries,
+        failures, steps, leaps, slews;
 };
 
 static bool verbose;
@@ -151,6 +154,7 @@ static bool start(struct run *r) {
     for (int t = 0; ok && t < LATE_TOPIC; t++) ok = create(r, model_topics[t], model_partitions[t], false);
     if (!ok) return false;
     struct engine *e = log_engine(r->log);
+    overlap_begin(&r->overlap, e);
     r->options.boot_id = env_boot_id(r->env);
     if (fails(r, schedule_open(e, &r->options, env_wall_ms(r->env), env_mono_us(r->env) / 1000, &r->schedule),
               "schedule_open")) {
@@ -166,6 +170,7 @@ static void end_life(struct run *r) {
     engine_cursor_close(r->looking);
     schedule_close(r->schedule);
     if (r->log) log_abandon(r->log);
+    overlap_end(&r->overlap);
     r->looking = NULL;
     r->schedule = NULL;
     r->log = NULL;
@@ -212,7 +217,7 @@ static void look(struct run *r) {
     while (!(e = engine_cursor_next(r->looking, &record))) {
         const char *why;
         struct op *o = model_next_run(&r->model, &record, &why);
-        if (!o && !why) o = model_op_of(&r->model, record.value);
+        if (!o && !why) o = model_sent(&r->model, &record);
         if (!o || o->accepted) {
             broken(r, "offset %lld of holdfast.delay: %s", (long long)record.offset,
                    why ? why : "something else");
@@ -256,6 +261,7 @@ static size_t check_partition(struct run *r, int topic, int32_t partition) {
         if (wrong) broken(r, "%s/%d: record %zu: %s", model_topics[topic], partition, at, wrong);
         if (r->broken[0]) break;
         o->delivered = true;
+        o->arrived = record.offset;
         r->checked[topic][partition].offset = record.offset + 1;
     }
     r->checked[topic][partition].records = at;
@@ -274,7 +280,10 @@ static size_t check(struct run *r) {
     for (size_t i = 0; i < r->model.op_count; i++)
         if (r->answered[i] && !r->model.ops[i].accepted && r->answered[i] <= r->seen)
             broken(r, "operation %zu was answered and is not there", i);
+    struct schedule_stats stats;
+    schedule_stats(r->schedule, &stats);
     const char *wrong = r->broken[0] ? NULL : model_check_runs(&r->model);
+    if (!wrong) wrong = overlap_check(&r->overlap, &stats);
     if (wrong && !hf_sim_dead(r->sim)) broken(r, "%s", wrong);
     return missing;
 }
@@ -341,6 +350,7 @@ static void live(struct run *r) {
     for (int i = 0; i < 600 && !hf_sim_dead(r->sim) && !r->broken[0]; i++) {
         if (r->full && below(r, 60) == 0) make_space(r);
         if (below(r, 100) < 50) act(r);
+        (void)fails(r, overlap_step(&r->overlap, env_wall_ms(r->env)), "committing an offset");
         if (below(r, 30) == 0) hf_sim_advance(r->sim, model_delay(&r->model) * 1000);
         if (r->model.recurs && below(r, 25) == 0) /* to the next minute */
             hf_sim_advance(r->sim, (60000 - env_wall_ms(r->env) % 60000) * 1000);
@@ -348,6 +358,18 @@ static void live(struct run *r) {
         step(r);
         if (below(r, 40) == 0 && !hf_sim_dead(r->sim)) (void)check(r);
     }
+}
+
+/* Once the groups have caught up what recurs goes on, each of its runs in its time. */
+static void go_on(struct run *r) {
+    int i = 0;
+    while (i++ < 20000 && !r->broken[0] && model_run_to_come(&r->model, env_wall_ms(r->env))) step(r);
+    if (fails(r, overlap_catch_up(&r->overlap, env_wall_ms(r->env)), "committing offsets")) return;
+    while (i++ < 20000 && !r->broken[0] && r->overlap.under_way) step(r);
+    int64_t last_ms = model_last_run_due(&r->model), wait_ms = last_ms - env_wall_ms(r->env) + 1;
+    if (last_ms >= 0 && wait_ms > 0) hf_sim_advance(r->sim, wait_ms * 1000);
+    while (i++ < 20000 && !r->broken[0] && model_run_to_come(&r->model, last_ms)) step(r);
+    if (model_run_to_come(&r->model, last_ms)) broken(r, "a recurring schedule does not go on");
 }
 
 /* What recurs would do so for ever. */
@@ -371,6 +393,7 @@ static void drain(struct run *r) {
         broken(r, "the last start failed");
         return;
     }
+    if (r->model.recurs) go_on(r);
     end_series(r);
     size_t missing = 1;
     for (int i = 0; i < 20000 && missing && !r->broken[0]; i++) {
@@ -419,6 +442,7 @@ static void draw(struct run *r) {
         int64_t change_ms = model_clock_change(model_random(&r->model.random));
         hf_sim_set_wall(r->sim, change_ms - (int64_t)below(r, (uint64_t)30 * 3600000));
     }
+    overlap_draw(&r->overlap, &r->model);
 }
 
 static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
@@ -440,7 +464,7 @@ static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
         end_life(&r);
     }
     if (!r.broken[0]) drain(&r);
-    for (size_t i = 0; i < r.model.op_accepted; i++) t->delivered += r.model.by_seq[i]->end == LIVE;
+    for (size_t i = 0; i < r.model.op_accepted; i++) t->delivered += r.model.by_seq[i]->delivered;
     t->seeds++;
     t->operations += r.model.op_count;
     t->crashes += r.crashes;
@@ -451,6 +475,8 @@ static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
     t->slews += r.slews;
     t->failures += r.failures;
     t->runs += r.runs;
+    t->left_out += r.overlap.all_left_out;
+    t->offsets += r.overlap.offsets;
     if (r.broken[0]) {
         snprintf(why, size, "%s", r.broken);
         return false;
@@ -487,13 +513,13 @@ int main(int argc, char **argv) {
         if (!run_told(seed)) return 1;
     const struct totals *t = &totals;
 #define N(x) (unsigned long long)t->x
-    printf("%llu seeds: %llu operations, %llu messages delivered, %llu next runs, %llu crashes (%llu power "
-           "losses, %llu while "
+    printf("%llu seeds: %llu operations, %llu messages delivered, %llu next runs (%llu left out), %llu "
+           "offsets committed, %llu crashes (%llu power losses, %llu while "
            "starting), %llu failed logs, wall clock: %llu steps, %llu leaps, %llu times slewed\n",
-           N(seeds), N(operations), N(delivered), N(runs), N(crashes), N(power_losses), N(recoveries),
-           N(failures), N(steps), N(leaps), N(slews));
+           N(seeds), N(operations), N(delivered), N(runs), N(left_out), N(offsets), N(crashes),
+           N(power_losses), N(recoveries), N(failures), N(steps), N(leaps), N(slews));
 #undef N
-    bool all = t->delivered && t->runs && t->power_losses && t->recoveries && t->failures && t->steps &&
-               t->leaps && t->slews;
+    bool all = t->delivered && t->runs && t->left_out && t->power_losses && t->recoveries && t->failures &&
+               t->steps && t->leaps && t->slews;
     return all || o.seeds < 10 ? 0 : 1;
 }

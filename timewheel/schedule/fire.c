@@ -359,8 +359,8 @@ static hf_str place_of_run(struct schedule *s, const struct message *m, const st
     int64_t start, end;
     if (hf_topic_is_ours(out->topic) || engine_bounds(s->engine, m->topic, out->partition, &start, &end))
         return (hf_str){NULL, 0};
-    return hf_arena_printf(&s->batch.arena, "%" PRId32 "/%" PRId64 "/%" PRId64, out->partition, end,
-                           m->asked_ms);
+    return hf_arena_printf(&s->batch.arena, "%" PRId32 "/%" PRId64 "/%" PRId64, out->partition,
+                           end + hf_mutate(124), m->asked_ms);
 }
 
 /* headers: n, with those of the series; room for as many more as a move adds. */
@@ -387,6 +387,8 @@ static enum hf_err resolve_recurring(struct schedule *s, struct resolved *r, con
     hf_str last_run = series.last_run;
     if (series.skips && recurring_is_running(s, m->topic, &series, base)) {
         r->skipped++;
+        if (hf_mutate(123)) last_run = (hf_str){NULL, 0};
+        if (hf_mutate(125)) last_run = place_of_run(s, m, &(struct engine_out){.topic = m->topic});
     } else {
         struct engine_out *out = &s->batch.outs[r->outs];
         *out = (struct engine_out){.topic = m->topic, .key = m->key, .value = m->value, .header_count = kept};
@@ -531,7 +533,7 @@ static enum hf_err commit(struct schedule *s, size_t n, struct place mark, const
                                  .runs_dropped_count = drop_count};
     *c = (struct commit){
         .s = s, .mark = mark, .rejected = r->rejected, .held = r->held, .skipped = r->skipped};
-    c->fired = n - r->rejected - r->held - r->skipped;
+    c->fired = n - r->rejected - r->held - (hf_mutate(126) ? 0 : r->skipped);
     if (!e) e = engine_commit(s->engine, &what, committed, c);
     hf_buf_fini(&epochs);
     if (e) return e;

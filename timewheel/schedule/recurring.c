@@ -109,7 +109,7 @@ enum hf_err schedule_upcoming(struct schedule *s, const struct schedule_item *it
 
 bool recurring_header(hf_str name) {
     return hf_str_is(name, HF_HDR_CRON) || hf_str_is(name, HF_HDR_TZ) || hf_str_is(name, HF_HDR_OVERLAP) ||
-           hf_str_is(name, HF_HDR_GROUP) || hf_str_is(name, HF_HDR_LAST_RUN);
+           hf_str_is(name, HF_HDR_GROUP) || (hf_str_is(name, HF_HDR_LAST_RUN) && !hf_mutate(127));
 }
 
 size_t recurring_split(struct hf_header *headers, size_t n, struct recurring *out) {
@@ -192,5 +192,7 @@ bool recurring_is_running(struct schedule *s, hf_str topic, const struct recurri
     int n = snprintf(text, sizeof text, "%.*s#%" PRId64, (int)identity.n, identity.p, last.due_ms);
     bool found = find_run(s, topic, partition, from, to, hf_str_make(text, (size_t)n), &at);
     bool is_gone = !found && (at == end || start > last.end);
-    return !is_gone && engine_committed(s->engine, r->group, topic, partition) <= at;
+    if (hf_mutate(121)) at = last.end;
+    int64_t committed = engine_committed(s->engine, r->group, topic, partition) + hf_mutate(122);
+    return !is_gone && committed <= at && !hf_mutate(120);
 }
