@@ -307,12 +307,12 @@ static enum hf_err deliver(struct schedule *s, struct resolved *r, const struct 
             add_header(out, headers, HF_HDR_REASON, hf_str_of(why));
             if (asked >= 0) add_header(out, headers, HF_HDR_PARTITION, decimal(texts, asked));
         }
-        schedule_tell(s, SCHEDULE_REJECTED, why ? why : "no schedule");
-        r->rejected++;
         out->topic = HF_STR(HF_TOPIC_REJECTED);
         asked = -1;
         look_up(s, r, out->topic);
         if (r->topic_error) return HF_EAGAIN;
+        schedule_tell(s, SCHEDULE_REJECTED, why ? why : "no schedule");
+        r->rejected++;
     }
     out->partition = asked >= 0 ? asked : partition_of(s, r, m->key);
     r->headers += out->header_count;
