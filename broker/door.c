@@ -4,14 +4,18 @@
  * version; not transactional, not a control batch (Kafka transactions are not supported); not longer than the
  *            topic allows; without the mark that only compaction sets; its checksum matches
  *   topic    of ours: only holdfast.delay and holdfast.txn take produces
- *   record   of ours: decompresses within the limit; base/control.h; the schedule admits it; its
- *            destination exists or may be created; its partition is one of the destination's
+ *   record   of ours: decompresses within the limit; is small enough alone; base/control.h; the schedule admits
+ *            it; its destination exists or may be created; its partition is one of the destination's
  *            of a compacted topic: has a key, as in Kafka
  *
  * A schedule that is full answers NOT_ENOUGH_REPLICAS: of the errors that all clients try again after a pause
  * and without asking for new metadata, it is the one whose meaning ("nothing was stored, the server lacks
  * what it takes") comes nearest. THROTTLING_QUOTA_EXCEEDED is retried by the Java client but final for
  * librdkafka.
+ *
+ * What is moved is written again, without compression and in one commit, with a next run twice. A record that is
+ * too large for that could be neither delivered nor rejected, and all that is due after it would wait; so it is
+ * refused here.
  *
  * A batch is refused as a whole, as in Kafka. Batches for plain topics that are not compacted are never
  * decompressed: their records are the consumers' business. */
@@ -21,7 +25,11 @@
 
 #include <stdlib.h>
 
-enum { ZSTD_SINCE = 7 }; /* KIP-110: version of Produce from which zstd may be used */
+enum {
+    ZSTD_SINCE = 7,                                     /* KIP-110: version of Produce that may use zstd */
+    MOVED_MAX = ENGINE_COMMIT_BYTES - (1 << 20),        /* key, value and headers of a record of ours */
+    RECURRING_MAX = ENGINE_COMMIT_BYTES / 2 - (1 << 20) /* … with hf-cron */
+};
 
 struct door {
     struct batch_iter *iter;
@@ -96,6 +104,17 @@ static enum hf_err check_destination(const struct door_target *t, const struct h
     return HF_OK;
 }
 
+static enum hf_err check_size(const struct door_target *t, const struct batch_record *r, bool recurs,
+                              struct door_refusal *no) {
+    size_t n = r->key.n + r->value.n, most = recurs ? RECURRING_MAX : MOVED_MAX;
+    for (size_t i = 0; i < r->header_count; i++) n += r->headers[i].key.n + r->headers[i].value.n;
+    if (n > t->message_max)
+        return refuse(no, KAFKA_MESSAGE_TOO_LARGE,
+                      "a record larger than max.message.bytes when decompressed");
+    if (n <= most) return HF_OK;
+    return refuse(no, KAFKA_MESSAGE_TOO_LARGE, "a record larger than 7 MiB, or 3 MiB with hf-cron");
+}
+
 static enum hf_err check_records(struct door *d, const struct door_target *t, const uint8_t *batch,
                                  const struct batch_info *info, struct door_refusal *no) {
     bool delay = hf_str_is(t->topic, HF_TOPIC_DELAY);
@@ -114,6 +133,7 @@ static enum hf_err check_records(struct door *d, const struct door_target *t, co
         if (e == HF_OK)
             e = delay ? hf_control_delay(r.headers, r.header_count, &c, &why)
                       : hf_control_txn(r.key, r.headers, r.header_count, &c, &why);
+        if (e == HF_OK && check_size(t, &r, c.cron.p != NULL, no)) return HF_EINVAL;
         bool waits = c.op == HF_OP_PREPARE && (c.due_ms >= 0 || c.delay_ms >= 0 || c.delay_level > 0);
         if (e == HF_OK && (delay || waits) && t->admit) e = t->admit(t->arg, &c, r.key.n + r.value.n, &why);
         if (e == HF_OK) e = check_destination(t, &c, &why);

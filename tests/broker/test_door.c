@@ -2,6 +2,7 @@
 #include "broker/door.h"
 
 #include "base/crc32c.h"
+#include "store/engine/compress.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -244,6 +245,58 @@ static void a_bomb_is_refused_at_the_limit(void **state) {
     free(p);
 }
 
+/* A record of n zeros, under this header beside hf-topic. */
+static hf_str record_of(size_t n, const char *name, const char *value) {
+    const struct hf_header h[] = {{HF_STR("hf-topic"), HF_STR("there")},
+                                  {HF_STR("hf-id"), HF_STR("a")},
+                                  {hf_str_of(name), hf_str_of(value)}};
+    char *zeros = calloc(1, n);
+    hf_str out;
+    batch_builder_begin(&builder, 1000);
+    assert_int_equal(batch_builder_add(&builder, HF_STR("k"), hf_str_make(zeros, n), h, 3), HF_OK);
+    assert_int_equal(batch_builder_finish(&builder, &out), HF_OK);
+    free(zeros);
+    return out;
+}
+
+/* The same batch, its records by gzip. */
+static size_t pack(hf_str batch, uint8_t *to, size_t size) {
+    struct hf_buf packed;
+    hf_buf_init(&packed, BATCH_MAX);
+    assert_int_equal(hf_compress(1, hf_str_make(batch.p + BATCH_HEADER, batch.n - BATCH_HEADER), &packed),
+                     HF_OK);
+    assert_true(BATCH_HEADER + packed.n <= size);
+    size_t n = BATCH_HEADER + packed.n;
+    memcpy(to, batch.p, BATCH_HEADER);
+    memcpy(to + BATCH_HEADER, packed.p, packed.n);
+    hf_buf_fini(&packed);
+    hf_put_be32(to + 8, (uint32_t)(n - 12));
+    to[22] = 1;
+    reseal(to, n);
+    return n;
+}
+
+static void a_record_that_no_move_could_carry_is_refused(void **state) {
+    (void)state;
+    static uint8_t small[10000];
+    struct door_target target = to("holdfast.delay");
+    target.message_max = 100000;
+    size_t n = pack(record_of(90000, "hf-delay", "1s"), small, sizeof small);
+    assert_int_equal(door_check(door, &target, small, n, &no), HF_OK);
+    n = pack(record_of(110000, "hf-delay", "1s"), small, sizeof small);
+    assert_int_equal(door_check(door, &target, small, n, &no), HF_EINVAL);
+    assert_int_equal(no.error, KAFKA_MESSAGE_TOO_LARGE);
+    target.topic = HF_STR("plain");
+    assert_int_equal(door_check(door, &target, small, n, &no), HF_OK);
+    target = to("holdfast.delay");
+    target.message_max = 16 << 20;
+    hf_str b = record_of((3 << 20) + 1000, "hf-delay", "1s");
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_OK);
+    b = record_of((3 << 20) + 1000, "hf-cron", "@daily"); /* its next run goes with it */
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_EINVAL);
+    assert_int_equal(no.error, KAFKA_MESSAGE_TOO_LARGE);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_batch_may_enter_a_plain_topic),
@@ -257,6 +310,7 @@ int main(void) {
         cmocka_unit_test(the_record_and_the_header_are_named),
         cmocka_unit_test(destinations_must_exist_or_be_creatable),
         cmocka_unit_test(a_bomb_is_refused_at_the_limit),
+        cmocka_unit_test(a_record_that_no_move_could_carry_is_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
