@@ -345,8 +345,24 @@ class Shop:
         say("SIGKILL to the server; started again")
 
     def wait_placed(self, share):
-        while self.placed() < self.options.orders * share and not self.failures:
+        """That no order is placed for PATIENCE_S is the demo's failure."""
+        wanted, placed, end = min(self.options.orders * share, self.first_wave()), None, 0
+        while not self.failures:
+            before, placed = placed, self.placed()
+            if placed >= wanted:
+                return
+            if placed != before:
+                end = time.monotonic() + PATIENCE_S
+            elif time.monotonic() > end:
+                self.failures.append(f"no order was placed for {PATIENCE_S} s: {placed} of this wave's {wanted:.0f} are")
             time.sleep(0.05)
+
+    def join(self, threads):
+        end = time.monotonic() + PATIENCE_S
+        for t in threads:
+            t.join(max(0.0, end - time.monotonic()))
+        if any(t.is_alive() for t in threads):
+            self.failures.append(f"a thread does not end for {PATIENCE_S} s")
 
     def play(self):
         self.start()
@@ -358,8 +374,8 @@ class Shop:
         self.hand_in(self.plan.ids[self.first_wave():] + [None] * PLACE_SERVICES)
         self.wait_placed(0.25)
         self.kill_server()
-        for t in self.threads[:PLACE_SERVICES]:
-            t.join()
+        self.wait_placed(0.5)
+        self.join(self.threads[:PLACE_SERVICES])
         say("all orders handed in: " + ", ".join(f"{n} {what}" for what, n in sorted(self.count.items()) if n))
 
     # ---- the end ----
@@ -408,8 +424,7 @@ class Shop:
 
     def stop(self):
         self.done.set()
-        for t in self.threads:
-            t.join(PATIENCE_S)
+        self.join(self.threads)
         for p in self.workers.values():
             p.end(signal.SIGTERM)
         for key, p in self.workers.items():

@@ -101,11 +101,24 @@ def topics_are_made_described_and_deleted(cli):
     assert sum(r["end"] - r["start"] for r in rows) == 1, rows
     assert {"topic": "one", "partitions": 2} in cli.json("topic", "list")
     assert "one" in cli("topic", "create", "one", status=1)
-    cli("topic", "delete", "one", "two")
+    cli("topic", "create", "usual", "--partitions", "0")
+    usual, = (t["partitions"] for t in cli.json("topic", "list") if t["topic"] == "usual")
+    assert usual == 1, f"--partitions 0 is the server's num.partitions, not {usual}"
+    assert "nothing to do" in cli("topic", "alter", "usual", "--partitions", "0", status=1)
+    assert "--partitions" in cli("topic", "create", "none", "--partitions", "-1", status=2)
+    cli("topic", "delete", "one", "two", "usual")
     assert not {"one", "two"} & {t["topic"] for t in cli.json("topic", "list")}
     cli("topic", "delete", "one", status=1)
     cli("topic", "delete", "holdfast.delay", status=1)
     cli("topic", "nonsense", status=2)
+
+
+def a_list_ends_at_its_limit_and_zero_is_none(cli):
+    cli("send", "listed", "--delay", "1h", stdin="a\nb\nc\n")
+    for limit, rows in (("2", 2), ("0", 3), ("5", 3)):
+        assert len(cli.json("schedule", "list", "--topic", "listed", "--limit", limit)) == rows, limit
+    assert "--limit" in cli("schedule", "list", "--limit", "-1", status=2)
+    cli("schedule", "cancel", "--topic", "listed")
 
 
 def a_group_reads_on_and_is_reset(cli):
@@ -242,7 +255,8 @@ def a_program_dies_with_its_worker(cli):
 
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
          tail_and_send_carry_a_topic_whole, digits_are_an_offset_and_a_date_is_a_time,
-         topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be, a_group_reads_on_and_is_reset,
+         topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be,
+         a_list_ends_at_its_limit_and_zero_is_none, a_group_reads_on_and_is_reset,
          a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,
          a_program_dies_with_its_worker]
 
