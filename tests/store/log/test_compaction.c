@@ -96,10 +96,12 @@ static const char *shown(struct fixture *f) {
     size_t n = 0;
     text[0] = 0;
     assert_int_equal(engine_cursor_open(log_engine(f->log), HF_STR("t"), 0, &c), HF_OK);
-    while (engine_cursor_next(c, &r) == HF_OK)
+    enum hf_err e;
+    while (!(e = engine_cursor_next(c, &r)))
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%lld:%.*s=%.*s", n ? " " : "",
                               (long long)r.offset, r.key.p ? (int)r.key.n : 1, r.key.p ? r.key.p : "-",
                               (int)r.value.n, r.value.p ? r.value.p : "");
+    assert_int_equal(e, HF_EEND);
     engine_cursor_close(c);
     return text;
 }
@@ -315,11 +317,12 @@ static void a_damaged_partition_is_left_alone(void **state) {
     fixture_close(&f);
 }
 
-static int damages;
+static int damages, rebuilt;
 
 static void count_damage(void *arg, const struct log_damage *d) {
     (void)arg;
     damages += !d->rebuilt;
+    rebuilt += d->rebuilt;
 }
 
 /* Its gaps are no damage, though nothing but the batches tells of them. */
@@ -334,13 +337,14 @@ static void the_manifest_of_a_compacted_segment_is_made_again(void **state) {
     fixture_stop(&f);
     assert_int_equal(hf_sim_damage(f.sim, "topics/t-0/00000000000000000000.manifest", 30, 1), HF_OK);
     f.options.damaged = count_damage;
-    damages = 0;
+    damages = rebuilt = 0;
     for (int i = 0; i < 3; i++) {
         fixture_start(&f);
         assert_string_equal(shown(&f), before);
         fixture_stop(&f);
     }
     assert_int_equal(damages, 0);
+    assert_int_equal(rebuilt, 1);
     fixture_close(&f);
 }
 
@@ -399,6 +403,10 @@ static void a_topic_is_deleted_at_any_moment(void **state) {
         }
         wait_for(&f, &o);
         assert_int_equal(o.e, HF_OK);
+        assert_null(log_partition(f.log, doomed, 0));
+        if (steps % 2 == 0)
+            for (int i = 0; i < KEYS; i++)
+                assert_int_equal(last_value(&f, (char[]){'k', (char)('0' + i), 0}), 35 + i);
         fixture_close(&f);
     }
 }

@@ -157,10 +157,14 @@ static unsigned sweep_way(void) {
 }
 
 int main(int argc, char **argv) {
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--seed") == 0) seed = strtoull(argv[i + 1], NULL, 10);
-        if (strcmp(argv[i], "--steps") == 0) steps = strtoull(argv[i + 1], NULL, 10);
-        if (strcmp(argv[i], "--every") == 0) every = strtoull(argv[i + 1], NULL, 10);
+    for (int i = 1; i < argc; i += 2) {
+        uint64_t *flag = strcmp(argv[i], "--seed") == 0    ? &seed
+                         : strcmp(argv[i], "--steps") == 0 ? &steps
+                         : strcmp(argv[i], "--every") == 0 ? &every
+                                                           : NULL;
+        if (flag && i + 1 < argc) *flag = strtoull(argv[i + 1], NULL, 10);
+        if (!flag || i + 1 == argc || every == 0)
+            return fprintf(stderr, "usage: fault_sweep [--seed S] [--steps N] [--every K]\n"), 2;
     }
     signal(SIGABRT, on_abort);
     unsigned wrong = 0;
