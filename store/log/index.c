@@ -4,8 +4,8 @@
  * between a batch and the last one indexed, for the batch's *last* offset, which is what Kafka's own tools
  * check. Missing entries cost a longer scan, so a full disk or a lack of memory just leaves them out. A few
  * entries are gathered in memory and written together; a sync of the partition writes them all. Look-ups
- * read the file: a binary search that ends in one read of a page, and most readers go on where the last one
- * left off (read.c).
+ * read a page of the file where the entry would be if batches were alike, which nearly always holds it, else
+ * go on by halves; and most readers go on where the last one left off (read.c).
  *
  * An anchor is a position and the checksum of all batch headers in front of it: what lies between two anchors
  * can be proven without reading anything else [L19]. Anchors are hints no more than the others: without them
@@ -169,17 +169,16 @@ void index_seal(struct segment *s) {
     if (e) log_fail(s->log, e, "index");
 }
 
-static enum hf_err entry_at(struct segment *s, struct index_file *f, uint32_t i, uint8_t *out) {
-    size_t size = size_of(s, f);
-    if (i >= f->written) {
-        memcpy(out, f->buf + (i - f->written) * size, size);
-        return HF_OK;
-    }
+/* Entries [lo, lo + n): of the file, then of what is not written yet. */
+static enum hf_err entries_at(struct segment *s, struct index_file *f, uint32_t lo, uint32_t n,
+                              uint8_t *out) {
+    size_t size = size_of(s, f), got = 0;
+    uint32_t filed = lo >= f->written ? 0 : n < f->written - lo ? n : f->written - lo;
+    if (filed < n) memcpy(out + filed * size, f->buf + (lo + filed - f->written) * size, (n - filed) * size);
+    if (filed == 0) return HF_OK;
     enum hf_err e = index_open(s, f, ENV_WRITE);
-    size_t got = 0;
-    if (!e) e = env_read(f->file, (uint64_t)i * size, out, size, &got);
-    if (!e && got < size) e = HF_ECORRUPT;
-    return e;
+    if (!e) e = env_read(f->file, (uint64_t)lo * size, out, filed * size, &got);
+    return !e && got < filed * size ? HF_ECORRUPT : e;
 }
 
 /* ---- what is on disk at start ---- */
@@ -190,15 +189,15 @@ static enum hf_err last_entries(struct segment *s) {
     s->time_last = -1;
     enum hf_err e = HF_OK;
     if (s->index.entries > 0) {
-        e = entry_at(s, &s->index, s->index.entries - 1, entry);
+        e = entries_at(s, &s->index, s->index.entries - 1, 1, entry);
         if (!e) s->indexed_pos = hf_get_be32(entry + 4);
     }
     if (!e && s->anchors.entries > 0) {
-        e = entry_at(s, &s->anchors, s->anchors.entries - 1, entry);
+        e = entries_at(s, &s->anchors, s->anchors.entries - 1, 1, entry);
         if (!e) s->anchor_pos = hf_get_be32(entry);
     }
     if (!e && s->timeindex.entries > 0) {
-        e = entry_at(s, &s->timeindex, s->timeindex.entries - 1, entry);
+        e = entries_at(s, &s->timeindex, s->timeindex.entries - 1, 1, entry);
         if (e) return e;
         s->time_last = (int64_t)hf_get_be64(entry);
         if (s->time_last > s->max_ts) {
@@ -339,43 +338,41 @@ struct index_sum index_sum_at(struct segment *s, struct index_file *f, uint32_t 
 
 /* ---- look-ups ---- */
 
-/* Entries [lo, lo + n) of the file, all of them written. */
-static enum hf_err entries_at(struct segment *s, struct index_file *f, uint32_t lo, uint32_t n,
-                              uint8_t *out) {
-    size_t size = size_of(s, f), got = 0;
-    enum hf_err e = index_open(s, f, ENV_WRITE);
-    if (!e) e = env_read(f->file, (uint64_t)lo * size, out, n * size, &got);
-    return !e && got < n * size ? HF_ECORRUPT : e;
-}
-
-/* Entries [0, n) for which below(entry, key) holds come first; gives the last of those. HF_EEND: none. The
- * last steps of the search are made in memory. */
-static enum hf_err search(struct segment *s, struct index_file *f, bool (*below)(const uint8_t *, int64_t),
-                          int64_t key, uint8_t *out, uint32_t *behind) {
-    uint32_t lo = 0, hi = f->entries, from = 0, loaded = 0;
-    uint8_t entry[TIMEINDEX_ENTRY], page[LOG_PAGE];
-    size_t size = size_of(s, f);
-    bool found = false;
+/* How many of the n entries, from the first on, are below. */
+static uint32_t count_below(const uint8_t *entries, uint32_t n, size_t size,
+                            bool (*below)(const uint8_t *, int64_t), int64_t key) {
+    uint32_t lo = 0, hi = n;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
-        enum hf_err e = HF_OK;
-        if (loaded == 0 && hi <= f->written && (hi - lo) * size <= sizeof page) {
-            from = lo;
-            loaded = hi - lo;
-            e = entries_at(s, f, from, loaded, page);
-        }
-        if (!e && loaded > 0)
-            memcpy(entry, page + (mid - from) * size, size);
-        else if (!e)
-            e = entry_at(s, f, mid, entry);
-        if (e) return e;
-        if (below(entry, key)) {
-            memcpy(out, entry, size);
-            found = true;
+        if (below(entries + mid * size, key))
             lo = mid + 1;
-        } else {
+        else
             hi = mid;
+    }
+    return lo;
+}
+
+/* Entries [0, n) for which below(entry, key) holds come first; gives the last of those. HF_EEND: none. They
+ * are looked at a page at a time, first around the guess. */
+static enum hf_err search(struct segment *s, struct index_file *f, bool (*below)(const uint8_t *, int64_t),
+                          int64_t key, uint64_t guess, uint8_t *out, uint32_t *behind) {
+    uint8_t page[LOG_PAGE];
+    size_t size = size_of(s, f);
+    uint32_t lo = 0, hi = f->entries;
+    bool found = false;
+    while (lo < hi) {
+        uint32_t n = hi - lo < sizeof page / size ? hi - lo : (uint32_t)(sizeof page / size);
+        uint32_t from = guess < lo + n / 2 ? lo : guess - n / 2 > hi - n ? hi - n : (uint32_t)guess - n / 2;
+        enum hf_err e = entries_at(s, f, from, n, page);
+        if (e) return e;
+        uint32_t k = count_below(page, n, size, below, key);
+        if (k > 0) {
+            memcpy(out, page + (k - 1) * size, size);
+            found = true;
+            lo = from + k;
         }
+        if (k < n) hi = from + k;
+        guess = lo + (hi - lo) / 2;
     }
     *behind = lo;
     return found ? HF_OK : HF_EEND;
@@ -394,13 +391,16 @@ static bool time_below(const uint8_t *entry, int64_t key) {
     return (int64_t)hf_get_be64(entry) < key;
 }
 
+/* The index's entry for a place that lies so far into the segment, if batches are alike. */
+static uint64_t guess_at(const struct segment *s, uint64_t part, uint64_t whole) {
+    return whole > 0 ? s->index.entries * part / whole : 0;
+}
+
 static enum hf_err find(struct segment *s, bool (*below)(const uint8_t *, int64_t), int64_t key,
-                        uint64_t *pos) {
-    enum hf_err e = segment_open(s);
-    if (e) return e;
-    uint8_t entry[TIMEINDEX_ENTRY];
+                        uint64_t guess, uint64_t *pos) {
+    uint8_t entry[INDEX_ENTRY];
     uint32_t behind;
-    e = search(s, &s->index, below, key, entry, &behind);
+    enum hf_err e = search(s, &s->index, below, key, guess, entry, &behind);
     if (e && e != HF_EEND) return e;
     uint64_t found = e ? 0 : hf_get_be32(entry + 4);
     *pos = found < s->size ? found : 0;
@@ -409,12 +409,16 @@ static enum hf_err find(struct segment *s, bool (*below)(const uint8_t *, int64_
 
 /* A batch boundary at or before the batch that holds offset. */
 enum hf_err index_find(struct segment *s, int64_t offset, uint64_t *pos) {
-    return find(s, offset_at_most, offset - s->base, pos);
+    enum hf_err e = segment_open(s);
+    if (e) return e;
+    int64_t key = offset - s->base, next = s->next ? s->next->base : s->p->end.offset;
+    return find(s, offset_at_most, key, guess_at(s, (uint64_t)key, (uint64_t)(next - s->base)), pos);
 }
 
 /* A batch boundary at or before limit. */
 enum hf_err index_find_pos(struct segment *s, uint64_t limit, uint64_t *pos) {
-    return find(s, pos_at_most, (int64_t)limit, pos);
+    enum hf_err e = segment_open(s);
+    return e ? e : find(s, pos_at_most, (int64_t)limit, guess_at(s, limit, s->size), pos);
 }
 
 /* An offset at or before the first batch with a timestamp of at least ms. */
@@ -423,7 +427,7 @@ enum hf_err index_find_time(struct segment *s, int64_t ms, int64_t *offset) {
     if (e) return e;
     uint8_t entry[TIMEINDEX_ENTRY];
     uint32_t behind;
-    e = search(s, &s->timeindex, time_below, ms, entry, &behind);
+    e = search(s, &s->timeindex, time_below, ms, s->timeindex.entries / 2, entry, &behind);
     if (e && e != HF_EEND) return e;
     *offset = e ? s->base : s->base + (int64_t)hf_get_be32(entry + 8);
     return HF_OK;
@@ -434,12 +438,13 @@ enum hf_err index_find_time(struct segment *s, int64_t ms, int64_t *offset) {
 enum hf_err index_anchors(struct segment *s, uint64_t pos, uint32_t *number, struct anchor *from,
                           struct anchor *to, bool *last) {
     uint8_t entry[ANCHOR_ENTRY];
-    enum hf_err e = search(s, &s->anchors, anchor_at_most, (int64_t)pos, entry, number);
+    enum hf_err e =
+        search(s, &s->anchors, anchor_at_most, (int64_t)pos, pos / s->log->o.anchor_bytes, entry, number);
     if (e && e != HF_EEND) return e;
     *from = e ? (struct anchor){0, 0} : (struct anchor){hf_get_be32(entry), hf_get_be32(entry + 4)};
     *last = *number == s->anchors.entries;
     if (*last) return HF_OK;
-    e = entry_at(s, &s->anchors, *number, entry);
+    e = entries_at(s, &s->anchors, *number, 1, entry);
     *to = (struct anchor){hf_get_be32(entry), hf_get_be32(entry + 4)};
     return e;
 }

@@ -95,7 +95,10 @@ static enum hf_err last_boundary(struct segment *s, uint64_t from, uint64_t most
         e = proven_header(s, pos, limit, &b);
         if (e == HF_ECORRUPT && pos > from) break; /* what is in front of it can be given */
         if (e) return e;
-        if (pos + b.size > most) break;
+        if (pos + b.size > most) {
+            if (*next < 0) *next = b.base_offset;
+            break;
+        }
         pos += b.size;
         *next = b.base_offset + b.last_offset_delta + 1;
     }

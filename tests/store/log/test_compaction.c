@@ -127,8 +127,8 @@ static void the_latest_record_of_each_key_stays_at_its_offset(void **state) {
     (void)state;
     open_compacted(&f, 1);
     put_many(&f, 0, 200);
-    compact(&f);
-    assert_in_range(records(&f), KEYS, 40); /* the active segment is whole */
+    for (int i = 0; i < 200 && records(&f) > 40; i++) let_pass(&f, 1); /* maybe by more than one run */
+    assert_in_range(records(&f), KEYS, 40);                            /* the active segment is whole */
     char before[1 << 16];
     snprintf(before, sizeof before, "%s", shown(&f));
     for (const char *p = before; p && *p; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL)
@@ -199,6 +199,44 @@ static void a_reader_in_the_middle_of_a_segment_is_not_disturbed(void **state) {
     assert_int_equal(env_read(s.file, s.position, after, s.size, &n), HF_OK);
     assert_int_equal(n, s.size);
     assert_memory_equal(before, after, n);
+    log_pin_release(s.pin);
+    fixture_close(&f);
+}
+
+/* It left off in the middle of a segment that is not there any more. */
+static void a_reader_goes_on_in_what_compaction_left(void **state) {
+    struct fixture f;
+    struct log_slice s;
+    (void)state;
+    open_compacted(&f, 14);
+    put_many(&f, 0, 100);
+    int64_t offset = 3;
+    for (int i = 0; i < 2; i++) {
+        uint8_t bytes[2048];
+        struct batch_info b;
+        size_t n = 0;
+        assert_int_equal(log_read(f.log, partition(&f), offset, 200, true, &s), HF_OK);
+        assert_int_equal(s.first_offset, offset);
+        assert_int_equal(env_read(s.file, s.position, bytes, s.size, &n), HF_OK);
+        for (size_t at = 0; at < n; at += b.size) {
+            assert_int_equal(batch_parse(bytes + at, n - at, &b), HF_OK);
+            offset = b.base_offset + b.last_offset_delta + 1;
+        }
+        log_pin_release(s.pin);
+    }
+    compact(&f);
+    assert_int_equal(log_read(f.log, partition(&f), offset, 200, true, &s), HF_OK);
+    uint8_t head[BATCH_HEADER];
+    struct batch_info b;
+    size_t n = 0;
+    assert_int_equal(env_read(s.file, s.position, head, sizeof head, &n), HF_OK);
+    assert_int_equal(batch_parse(head, s.size, &b), HF_OK);
+    assert_int_equal(b.base_offset, s.first_offset);
+    const char *left = shown(&f);
+    while (left && atoi(left) < offset) left = strchr(left, ' ') ? strchr(left, ' ') + 1 : NULL;
+    assert_non_null(left);
+    assert_true(atoi(left) > offset);
+    assert_in_range(atoi(left), b.base_offset, b.base_offset + b.last_offset_delta);
     log_pin_release(s.pin);
     fixture_close(&f);
 }
@@ -417,6 +455,7 @@ int main(void) {
         cmocka_unit_test(a_deletion_goes_itself_after_its_time),
         cmocka_unit_test(little_memory_for_keys_takes_more_runs),
         cmocka_unit_test(a_reader_in_the_middle_of_a_segment_is_not_disturbed),
+        cmocka_unit_test(a_reader_goes_on_in_what_compaction_left),
         cmocka_unit_test(younger_records_than_the_lag_stay),
         cmocka_unit_test(compaction_waits_until_enough_is_new),
         cmocka_unit_test(records_without_key_stay),
