@@ -79,7 +79,7 @@ static bool ids_ready(struct log *l) {
 /* ---- step ---- */
 
 static void run_ready(struct log *l) {
-    if (!hf_mutate(18)) gathered_write(l); /* [L18] */
+    if (l->ready && !hf_mutate(18)) gathered_write(l); /* [L18] */
     struct completion *c = l->ready, *last = l->ready_last;
     while (c && !l->failed) { /* those that come meanwhile wait for the next step */
         l->ready = c->next;

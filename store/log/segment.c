@@ -284,7 +284,13 @@ enum hf_err segment_first(struct log_partition *p, struct segment **out) {
 
 /* ---- bytes ---- */
 
+/* What waits in memory is taken from there: a group of the journal mostly carries what has just come. */
 enum hf_err segment_read(struct segment *s, uint64_t pos, void *out, size_t n) {
+    const struct gathered *g = &s->log->gathered;
+    if (g->s == s && pos >= g->pos && pos + n <= g->pos + g->n) {
+        memcpy(out, g->bytes + (pos - g->pos), n);
+        return s->log->failed;
+    }
     write_gathered_of(s);
     enum hf_err e = s->log->failed ? s->log->failed : segment_open(s);
     if (e) return e;
@@ -310,6 +316,7 @@ enum hf_err segment_write(struct segment *s, uint64_t pos, const void *bytes, si
 void segment_writeback(struct segment *s, uint64_t upto) {
     upto -= upto % LOG_WRITEBACK;
     if (!s->file || upto <= s->written_back) return;
+    write_gathered_of(s);
     env_writeback(s->file, s->written_back, upto - s->written_back);
     s->written_back = upto;
 }
