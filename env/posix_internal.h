@@ -20,7 +20,7 @@ struct sync_queue {
 
 struct posix_sync {
     int root_fd;
-    int event_fd; /* readable when `ended` is not empty */
+    int event_fd; /* counts the lists that `ended` has held: each is announced once, when it begins */
     pthread_mutex_t lock;
     pthread_cond_t wanted[2]; /* [urgent] */
     struct sync_queue queues[2];
@@ -31,7 +31,8 @@ struct posix_sync {
     bool can_together;       /* syncfs is a sync of every file, and says so if it failed */
     bool together;           /* a thread is at it: what waits in the background goes with the next one */
     bool stop;
-    size_t under_way; /* begun and not yet completed: the core thread's own */
+    size_t under_way; /* begun and not yet completed: the core thread's own, as is: */
+    size_t unheard;   /* lists that it took out of `ended` before it read the event that announces them */
     struct posix_lane {
         struct posix_sync *sync;
         bool urgent;

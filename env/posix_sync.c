@@ -83,9 +83,13 @@ static void close_file(struct hf_file *file) {
     free(f);
 }
 
+/* That `ended` is not empty any more. Called with the lock, which it lets go of meanwhile: the core thread, which it
+ * wakes, would only wait for it. */
 static void announce(struct posix_sync *s) {
     uint64_t one = 1;
+    pthread_mutex_unlock(&s->lock);
     while (write(s->event_fd, &one, sizeof one) < 0 && errno == EINTR) {}
+    pthread_mutex_lock(&s->lock);
 }
 
 /* ---- one at a time ---- */
@@ -169,8 +173,8 @@ static void serve_together(struct posix_sync *s) {
     s->together = false;
     bool first = s->ended.first == NULL;
     while ((request = queue_take(&syncs))) queue_put(&s->ended, request);
-    if (first) announce(s);
     pthread_cond_broadcast(&s->wanted[false]);
+    if (first) announce(s);
 }
 
 /* ---- threads ---- */
@@ -236,7 +240,7 @@ static enum hf_err start_lane(struct posix_sync *s) {
 
 enum hf_err posix_sync_init(struct posix_sync *s, int root_fd) {
     *s = (struct posix_sync){.root_fd = root_fd, .can_together = can_together(root_fd)};
-    s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     if (s->event_fd < 0) return hf_err_from_errno(errno);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wanted[false], NULL);
@@ -270,9 +274,10 @@ static void ask(struct posix_sync *s, struct env_sync *request) {
     if (!request->done) s->closes++;
     s->patient += request->patient;
     bool more = s->background > s->idle && s->lane_count < POSIX_THREADS_MAX && !request->patient;
-    if (!request->patient) pthread_cond_signal(&s->wanted[request->urgent]);
+    bool begins = !request->patient, urgent = request->urgent;
     pthread_mutex_unlock(&s->lock);
-    if (more) (void)start_lane(s); /* without it, it takes longer */
+    if (begins) pthread_cond_signal(&s->wanted[urgent]); /* who wakes up finds the lock free */
+    if (more) (void)start_lane(s);                       /* without it, it takes longer */
 }
 
 /* Begins what was patient, with threads for it. */
@@ -302,17 +307,26 @@ void posix_close_later(struct hf_env *env, struct posix_file *f) {
     ask(&((struct posix_env *)env)->sync, &f->closing);
 }
 
+/* Each list that was taken out of `ended` was announced once, or will be: then it is heard the next time. One
+ * event stands for one list, whichever, so none of those that are to come goes unheard. */
+static void hear(struct posix_sync *s) {
+    uint64_t one;
+    ssize_t n = sizeof one;
+    while (s->unheard > 0 && n == sizeof one) {
+        do n = read(s->event_fd, &one, sizeof one);
+        while (n < 0 && errno == EINTR);
+        if (n == sizeof one) s->unheard--;
+    }
+}
+
 size_t posix_poll(struct hf_env *env) {
     struct posix_sync *s = &((struct posix_env *)env)->sync;
-    struct env_sync *ended = NULL;
-    uint64_t count;
     pthread_mutex_lock(&s->lock);
-    if (s->ended.first) {
-        ended = s->ended.first;
-        queue_init(&s->ended);
-        while (read(s->event_fd, &count, sizeof count) < 0 && errno == EINTR) {}
-    }
+    struct env_sync *ended = s->ended.first;
+    queue_init(&s->ended);
     pthread_mutex_unlock(&s->lock);
+    if (ended) s->unheard++;
+    hear(s);
     size_t ran = 0;
     while (ended) {
         struct env_sync *request = ended;
