@@ -31,6 +31,22 @@ void hf_arena_fini(struct hf_arena *a) {
     hf_arena_init(a, a->max);
 }
 
+void hf_arena_reset(struct hf_arena *a) {
+    struct hf_arena_block *first = a->blocks;
+    while (first && first->next) {
+        a->blocks = first->next;
+        free(first);
+        first = a->blocks;
+    }
+    if (!first || first->size > ARENA_FIRST) {
+        hf_arena_fini(a);
+        return;
+    }
+    a->taken = first->size;
+    a->p = (uint8_t *)(first + 1);
+    a->end = (uint8_t *)first + first->size;
+}
+
 static bool grow(struct hf_arena *a, size_t n) {
     size_t size = a->blocks ? a->blocks->size * 2 : ARENA_FIRST;
     if (size > ARENA_LARGEST) size = ARENA_LARGEST;

@@ -25,6 +25,9 @@ struct hf_arena {
 void hf_arena_init(struct hf_arena *a, size_t max);
 void hf_arena_fini(struct hf_arena *a);
 
+/* All that was given out ends; a first block of the usual size (4 KiB) is kept for what comes next. */
+void hf_arena_reset(struct hf_arena *a);
+
 /* Zeroed, aligned for any type; NULL past the limit or without memory. n == 0 gives a pointer too. */
 void *hf_arena_alloc(struct hf_arena *a, size_t n);
 

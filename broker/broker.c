@@ -207,6 +207,7 @@ void broker_close(struct broker *b) {
     while (b->oldest) connection_close(b->oldest);
     connections_settle(b);
     connections_drop(b);
+    requests_fini(b);
     if (b->http) http_close(b->http);
     if (b->listener) evconnlistener_free(b->listener);
     for (size_t i = 0; i < b->signal_count; i++) event_free(b->signals[i]);
@@ -235,6 +236,7 @@ static void sweep(struct broker *b) {
 
 static enum hf_err turn(struct broker *b, int64_t wait_us) {
     struct timeval wait = {.tv_sec = wait_us / 1000000, .tv_usec = wait_us % 1000000};
+    b->turn_us = 0;
     if (event_add(b->timer, &wait) || event_base_loop(b->base, EVLOOP_ONCE) < 0) return HF_EIO;
     connections_settle(b);
     return HF_OK;

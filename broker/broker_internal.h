@@ -13,6 +13,11 @@ enum {
     BROKER_SCRATCH = 64 * 1024, /* one read */
     BROKER_PREFIX = 4,          /* a frame's length field */
     BROKER_SIGNALS = 4,
+#ifdef __SANITIZE_ADDRESS__
+    BROKER_SPARES = 0, /* a request that is touched after its end shall be seen */
+#else
+    BROKER_SPARES = 64, /* some 4 KiB each */
+#endif
 };
 
 struct broker_http_server;
@@ -40,6 +45,11 @@ struct broker {
     struct event *signals[BROKER_SIGNALS];
     size_t signal_count;
     int64_t swept_us;
+    int64_t turn_us; /* the time, as far as this turn of the loop has asked for it; 0: not yet */
+
+    /* Ended ones, with the first block of their arenas: as many come again as are worked on at a time. */
+    struct broker_request *spare;
+    size_t spare_count;
 
     uint8_t scratch[BROKER_SCRATCH];
     struct hf_buf encoded; /* one answer at a time */
@@ -71,9 +81,14 @@ struct broker_request *request_of_frame(struct broker *b, struct broker_connecti
 /* Decodes the body and calls the handler. false: malformed; *why says so, the caller ends the request. */
 bool request_start(struct broker *b, struct broker_request *rq, const char **why);
 /* Releases ranges that were not sent. */
-void request_free(struct broker_request *rq);
-/* Appends the encoded answer to out; false: it could not be encoded. */
-bool request_encode(struct broker *b, struct broker_request *rq, struct evbuffer *out);
+void request_free(struct broker *b, struct broker_request *rq);
+/* The memory of ended ones. */
+void requests_fini(struct broker *b);
+/* Encodes the answer into b->encoded, in which the ranges have their places; false: it could not be encoded. */
+bool request_encode(struct broker *b, struct broker_request *rq, struct kafka_splices *ranges);
+/* Appends it to out, without the first bytes that were sent; false: no memory. */
+bool request_append(const struct hf_buf *encoded, const struct kafka_splices *ranges, size_t sent,
+                    struct evbuffer *out);
 
 /* http.c */
 HF_CHECK enum hf_err http_open(struct broker *b, struct broker_http_server **out);

@@ -1,8 +1,9 @@
 /* One Kafka connection: bytes in, frames, requests in order, answers in order, bytes out.
  *
- *   socket ──read──► scratch ──► frame ──► queue of requests
+ *   socket ──recv──► scratch ──► frame ──► queue of requests
  *                                           QUEUED → STARTED → ANSWERED
- *   socket ◄─writev, sendfile── out ◄── encoded, in the order of the queue
+ *   socket ◄──────────send────────────── encoded, in the order of the queue
+ *          ◄─writev, sendfile── out ◄──┘ what must wait, and ranges of files
  *
  * A frame is `int32 length, bytes`. Whole small frames are cut out of one shared scratch buffer, so an idle
  * connection holds no buffer; a large frame is read directly into its own memory.
@@ -34,6 +35,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { READ_TURNS = 16 };
@@ -98,7 +100,9 @@ static void link_closed(struct broker_connection *c) {
 }
 
 static void touch(struct broker_connection *c) {
-    c->active_us = env_mono_us(c->broker->options.env);
+    struct broker *b = c->broker;
+    if (b->turn_us == 0) b->turn_us = env_mono_us(b->options.env);
+    c->active_us = b->turn_us;
     unlink_open(c);
     link_newest(c);
 }
@@ -309,20 +313,23 @@ static void cut_scratch(struct broker_connection *c, size_t n) {
     c->stash_n = n - used;
 }
 
-/* A large frame takes what it lacks directly; all else goes through the scratch buffer. */
+/* A large frame takes what it lacks directly; all else goes through the scratch buffer. Less than was asked for
+ * means that there is no more: the next bytes raise a new event, and so does the stream's end (EV_CLOSED). */
 static ssize_t read_some(struct broker_connection *c) {
     struct broker *b = c->broker;
     size_t lacking = c->frame ? c->frame_size - c->frame_n : 0;
-    ssize_t n;
-    if (lacking >= BROKER_SCRATCH) {
-        n = read(c->fd, c->frame + c->frame_n, lacking);
-        if (n > 0) c->frame_n += (size_t)n;
-        if (n > 0 && c->frame_n == c->frame_size) take_frame(c);
+    bool direct = lacking >= BROKER_SCRATCH;
+    size_t most = direct ? lacking : sizeof(b->scratch);
+    ssize_t n = recv(c->fd, direct ? c->frame + c->frame_n : b->scratch, most, 0);
+    if (n <= 0) return n;
+    b->stats.bytes_in += (uint64_t)n;
+    if ((size_t)n < most && !c->leaving) c->can_read = false;
+    if (!direct) {
+        cut_scratch(c, (size_t)n);
     } else {
-        n = read(c->fd, b->scratch, sizeof(b->scratch));
-        if (n > 0) cut_scratch(c, (size_t)n);
+        c->frame_n += (size_t)n;
+        if (c->frame_n == c->frame_size) take_frame(c);
     }
-    if (n > 0) b->stats.bytes_in += (uint64_t)n;
     return n;
 }
 
@@ -401,7 +408,7 @@ static void end_first(struct broker_connection *c) {
         if (rq->api->traits & KAFKA_PIPELINED) c->broker->producing--;
     }
     c->broker->frames_held -= rq->frame_size;
-    request_free(rq);
+    request_free(c->broker, rq);
 }
 
 static void start_requests(struct broker_connection *c) {
@@ -420,12 +427,40 @@ static void start_requests(struct broker_connection *c) {
     }
 }
 
-/* An answer with ranges of files goes out in several calls: what comes before a range shall not leave as a
- * packet of its own. */
+/* Of an answer with several ranges of files, what comes between them shall not leave as packets of its own. */
 static void cork(struct broker_connection *c, bool on) {
     int value = on;
     if (c->corked == on || setsockopt(c->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value)) return;
     c->corked = on;
+}
+
+/* Whether nothing is in front of this answer, and no other one comes right behind it, with which it could share a
+ * call. */
+static bool goes_alone(const struct broker_connection *c, const struct broker_request *rq) {
+    bool another = rq->next && rq->next->progress == BROKER_ANSWERED;
+    return c->can_write && !another && evbuffer_get_length(c->out) == 0;
+}
+
+/* How many of the bytes the socket took at once. What is wrong with it shows again when the rest is written. */
+static size_t send_now(struct broker_connection *c, const uint8_t *p, size_t n, bool more_follows) {
+    ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL | (more_follows ? MSG_MORE : 0));
+    if (sent <= 0) return 0;
+    c->broker->stats.bytes_out += (uint64_t)sent;
+    touch(c);
+    return (size_t)sent;
+}
+
+/* false: it is larger than the limit, or there is no memory. */
+static bool send_answer(struct broker_connection *c, struct broker_request *rq) {
+    const struct hf_buf *encoded = &c->broker->encoded;
+    struct kafka_splices ranges;
+    if (!request_encode(c->broker, rq, &ranges)) return false;
+    const struct kafka_splice *first = ranges.first;
+    size_t sent = 0;
+    if (goes_alone(c, rq)) sent = send_now(c, encoded->p, first ? first->at : encoded->n, first != NULL);
+    if (sent == encoded->n && !first) return true;
+    if (first && first->next) cork(c, true);
+    return request_append(encoded, &ranges, sent, c->out);
 }
 
 /* Invariant 1: answers leave in order. What was not started when the connection closed ends unseen. */
@@ -433,8 +468,7 @@ static void collect_answers(struct broker_connection *c) {
     while (c->first) {
         struct broker_request *rq = c->first;
         if (rq->progress == BROKER_STARTED || (rq->progress == BROKER_QUEUED && c->fd >= 0)) return;
-        if (c->fd >= 0 && !rq->silent && rq->ranges) cork(c, true);
-        if (c->fd >= 0 && !rq->silent && !request_encode(c->broker, rq, c->out))
+        if (c->fd >= 0 && !rq->silent && !send_answer(c, rq))
             connection_refuse(c, "the answer is larger than the limit");
         end_first(c);
     }
@@ -455,7 +489,7 @@ static void write_some(struct broker_connection *c) {
             connection_close(c); /* gone, or a file range that ended early */
         }
     }
-    if (c->fd >= 0 && evbuffer_get_length(c->out) == 0) cork(c, false);
+    if (c->corked && c->fd >= 0 && evbuffer_get_length(c->out) == 0) cork(c, false);
 }
 
 /* ---- after each batch of events ---- */

@@ -22,6 +22,20 @@ static bool version_served(const struct kafka_api *api, int16_t version) {
     return version >= api->min && version <= api->max;
 }
 
+/* A blank one. */
+static struct broker_request *request_new(struct broker *b) {
+    struct broker_request *rq = b->spare;
+    if (!rq) {
+        rq = calloc(1, sizeof(*rq));
+        if (rq) hf_arena_init(&rq->arena, b->options.arena_max);
+        return rq;
+    }
+    b->spare = rq->next;
+    b->spare_count--;
+    *rq = (struct broker_request){.arena = rq->arena};
+    return rq;
+}
+
 struct broker_request *request_of_frame(struct broker *b, struct broker_connection *c, uint8_t *frame,
                                         size_t n, const char **why) {
     struct hf_reader r = hf_reader_of(frame, n);
@@ -37,22 +51,20 @@ struct broker_request *request_of_frame(struct broker *b, struct broker_connecti
         else if (!versions && !version_served(api, h.api_version))
             *why = "version is not served";
     }
-    struct broker_request *rq = *why ? NULL : calloc(1, sizeof(*rq));
+    struct broker_request *rq = *why ? NULL : request_new(b);
     if (!rq) {
         if (!*why) *why = "no memory for the request";
         b->frames_held -= n;
         free(frame);
         return NULL;
     }
-    *rq = (struct broker_request){.api = api,
-                                  .version = h.api_version,
-                                  .encode_as = h.api_version,
-                                  .correlation_id = h.correlation_id,
-                                  .client = connection_address(c),
-                                  .connection = c,
-                                  .frame = frame,
-                                  .frame_size = n};
-    hf_arena_init(&rq->arena, b->options.arena_max);
+    rq->api = api;
+    rq->version = rq->encode_as = h.api_version;
+    rq->correlation_id = h.correlation_id;
+    rq->client = connection_address(c);
+    rq->connection = c;
+    rq->frame = frame;
+    rq->frame_size = n;
     return rq;
 }
 
@@ -63,11 +75,30 @@ void broker_drop_ranges(struct broker_request *rq) {
     }
 }
 
-void request_free(struct broker_request *rq) {
-    broker_drop_ranges(rq);
+static void request_fini(struct broker_request *rq) {
     hf_arena_fini(&rq->arena);
-    free(rq->frame);
     free(rq);
+}
+
+void request_free(struct broker *b, struct broker_request *rq) {
+    broker_drop_ranges(rq);
+    free(rq->frame);
+    if (b->spare_count + 1 > BROKER_SPARES) {
+        request_fini(rq);
+        return;
+    }
+    hf_arena_reset(&rq->arena);
+    rq->next = b->spare;
+    b->spare = rq;
+    b->spare_count++;
+}
+
+void requests_fini(struct broker *b) {
+    while (b->spare) {
+        struct broker_request *rq = b->spare;
+        b->spare = rq->next;
+        request_fini(rq);
+    }
 }
 
 /* ---- ApiVersions ---- */
@@ -191,29 +222,28 @@ static bool append_bytes(struct evbuffer *out, const uint8_t *p, size_t n) {
     return ok;
 }
 
-static bool append_encoded(struct evbuffer *out, const struct hf_buf *encoded,
-                           const struct kafka_splices *splices) {
-    if (!splices->first) return evbuffer_add(out, encoded->p, encoded->n) == 0;
-    size_t at = 0;
-    for (const struct kafka_splice *s = splices->first; s; s = s->next) {
+bool request_append(const struct hf_buf *encoded, const struct kafka_splices *ranges, size_t sent,
+                    struct evbuffer *out) {
+    if (!ranges->first) return evbuffer_add(out, encoded->p + sent, encoded->n - sent) == 0;
+    size_t at = sent;
+    for (const struct kafka_splice *s = ranges->first; s; s = s->next) {
         if (!append_bytes(out, encoded->p + at, s->at - at) || !append_range(out, s->range)) return false;
         at = s->at;
     }
     return append_bytes(out, encoded->p + at, encoded->n - at);
 }
 
-bool request_encode(struct broker *b, struct broker_request *rq, struct evbuffer *out) {
+bool request_encode(struct broker *b, struct broker_request *rq, struct kafka_splices *ranges) {
     struct hf_buf *buf = &b->encoded;
-    struct kafka_splices splices;
-    kafka_splices_init(&splices, &rq->arena);
+    kafka_splices_init(ranges, &rq->arena);
     bool flexible = rq->encode_as >= rq->api->flexible_from;
     hf_buf_reset(buf);
     hf_buf_be32(buf, 0);
     hf_buf_be32(buf, (uint32_t)rq->correlation_id);
     if (flexible && rq->api->key != KAFKA_API_api_versions) hf_buf_uvarint(buf, 0);
-    kafka_encode(buf, &splices, rq->api->response(), rq->encode_as, flexible, rq->answer);
-    size_t total = buf->n + splices.bytes - BROKER_PREFIX;
+    kafka_encode(buf, ranges, rq->api->response(), rq->encode_as, flexible, rq->answer);
+    size_t total = buf->n + ranges->bytes - BROKER_PREFIX;
     if (hf_buf_failed(buf) || total > INT32_MAX) return false;
     hf_put_be32(buf->p, (uint32_t)total);
-    return append_encoded(out, buf, &splices);
+    return true;
 }

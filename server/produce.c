@@ -122,20 +122,20 @@ static void produce_one(struct produce *p, struct broker_request *rq, hf_str top
                         const struct kafka_produce_request_partition *in, struct server_wait *w,
                         struct kafka_produce_response_partition *out) {
     const struct kafka_produce_request *q = rq->body;
-    struct log_topic_info info;
     struct log_partition *partition = log_partition(p->server->log, topic, in->index);
-    if (!partition || log_topic(p->server->log, topic, &info)) {
+    if (!partition) {
         out->error_code = KAFKA_UNKNOWN_TOPIC_OR_PARTITION;
         return;
     }
+    const struct log_settings *settings = log_partition_settings(partition);
+    bool ours = hf_topic_is_ours(topic);
     hf_str records = in->records.bytes;
     struct door_refusal no;
     struct door_target target = {
         .topic = topic,
         .version = rq->version,
-        .message_max = hf_topic_is_ours(topic) ? (size_t)p->server->settings->message_max
-                                               : (size_t)info.settings.value[LOG_MESSAGE_MAX],
-        .keyed = !hf_topic_is_ours(topic) && info.settings.value[LOG_CLEANUP_POLICY] & LOG_CLEANUP_COMPACT,
+        .message_max = (size_t)(ours ? p->server->settings->message_max : settings->value[LOG_MESSAGE_MAX]),
+        .keyed = !ours && settings->value[LOG_CLEANUP_POLICY] & LOG_CLEANUP_COMPACT,
         .destination = destination,
         .admit = admit,
         .arg = p->server,

@@ -153,6 +153,8 @@ void log_topic_each(struct log *l, void (*fn)(void *arg, const struct log_topic_
 /* NULL if there is no such partition. The pointer stays valid until the topic is deleted: look it up for each
  * request. */
 struct log_partition *log_partition(struct log *l, hf_str topic, int32_t partition);
+/* What its topic is told to do; valid as long as the pointer. */
+const struct log_settings *log_partition_settings(const struct log_partition *p);
 
 /* Records below offset are gone from now on: the start moves there, never back. done: durable, and moved.
  * HF_ERANGE: above the high watermark; HF_EAGAIN at once. Segments wholly below it are deleted as soon as

@@ -41,6 +41,10 @@ struct log_partition *log_partition(struct log *l, hf_str topic, int32_t partiti
     return p && topic_shown(l, p->topic) ? p : NULL;
 }
 
+const struct log_settings *log_partition_settings(const struct log_partition *p) {
+    return &p->topic->config.settings;
+}
+
 enum hf_err log_topic(struct log *l, hf_str name, struct log_topic_info *out) {
     const struct topic *t = topic_find(l, name);
     if (!topic_shown(l, t)) return HF_ENOTFOUND;

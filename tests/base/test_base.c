@@ -1,3 +1,4 @@
+#include "base/arena.h"
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/duration.h"
@@ -33,6 +34,29 @@ static void buffer_stops_at_its_limit_and_keeps_its_bytes(void **state) {
     hf_buf_printf(&b, "%d", 123);
     assert_memory_equal(b.p, "123", 3);
     hf_buf_fini(&b);
+}
+
+static void an_arena_that_is_reset_begins_anew_in_its_first_block(void **state) {
+    (void)state;
+    struct hf_arena a;
+    hf_arena_init(&a, 1 << 20);
+    uint8_t *first = hf_arena_alloc(&a, 100);
+    assert_non_null(first);
+    memset(first, 'x', 100);
+    for (int i = 0; i < 50; i++) assert_non_null(hf_arena_alloc(&a, 1000)); /* more blocks */
+    hf_arena_reset(&a);
+    uint8_t *again = hf_arena_alloc(&a, 100);
+    assert_ptr_equal(again, first);
+    for (int i = 0; i < 100; i++) assert_int_equal(again[i], 0);
+    assert_true(a.taken <= 4096);
+    assert_null(hf_arena_alloc(&a, 1 << 20)); /* the limit is the same */
+    hf_arena_reset(&a);
+    hf_arena_fini(&a);
+    assert_non_null(hf_arena_alloc(&a, 100 << 10)); /* a first block that is large is not kept */
+    hf_arena_reset(&a);
+    assert_int_equal(a.taken, 0);
+    hf_arena_reset(&a);
+    hf_arena_fini(&a);
 }
 
 static void integers_travel_both_ways(void **state) {
@@ -180,6 +204,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_error_has_a_text_and_a_class),
         cmocka_unit_test(buffer_stops_at_its_limit_and_keeps_its_bytes),
+        cmocka_unit_test(an_arena_that_is_reset_begins_anew_in_its_first_block),
         cmocka_unit_test(integers_travel_both_ways),
         cmocka_unit_test(overlong_varints_are_bad),
         cmocka_unit_test(crc32c_matches_rfc3720),
