@@ -305,6 +305,36 @@ static void once_refuses_a_finished_id_until_it_is_forgotten(void **state) {
 
 /* ---- the far tier ---- */
 
+/* Of one id what is newest counts. It may be forgotten, but not before what is older: a message that was to
+ * come in a year lies deep, and its cancel, which is over in days, above it. */
+static void what_is_forgotten_of_an_id_does_not_bring_back_what_was_before(void **state) {
+    (void)state;
+    struct bench b;
+    open_bench(&b, &(struct memory_options){0});
+    b.options.checkpoint_ms = 1;
+    b.options.fan_in = 2;
+    b.options.id_memory_ms = 10000;
+    start(&b);
+    put(&b, "k", "far", "hf-topic=t", "hf-delay=365d", "hf-id=x", NULL);
+    pass(&b, 10);
+    for (int i = 0; i < 3; i++) {
+        put(&b, "k", "other", "hf-topic=u", "hf-delay=1", "hf-id=y", NULL);
+        pass(&b, 10);
+    }
+    int64_t at = put(&b, "k", "", "hf-topic=t", "hf-op=cancel", "hf-id=x", NULL);
+    assert_int_equal(outcome(&b, at), SCHEDULE_CANCELLED);
+    pass(&b, 10);
+    pass(&b, 20000);
+    put(&b, "k", "other", "hf-topic=u", "hf-delay=1", "hf-id=y", NULL);
+    pass(&b, 10);
+    put(&b, "k", "near", "hf-topic=t", "hf-delay=1s", "hf-id=x", "hf-on-conflict=keep", NULL);
+    assert_int_equal(pending(&b), 1);
+    pass(&b, 1000);
+    assert_int_equal(topic(&b, "t", 1)->n, 1);
+    assert_int_equal(pending(&b), 0);
+    close_bench(&b);
+}
+
 static void ignore(void *arg, const struct schedule_item *item) {
     (void)item;
     ++*(size_t *)arg;
@@ -384,6 +414,7 @@ int main(void) {
         cmocka_unit_test(another_boot_forgets_monotonic_deadlines),
         cmocka_unit_test(operations_take_effect_in_order_and_tell_what_they_did),
         cmocka_unit_test(once_refuses_a_finished_id_until_it_is_forgotten),
+        cmocka_unit_test(what_is_forgotten_of_an_id_does_not_bring_back_what_was_before),
         cmocka_unit_test(memory_is_bounded_and_checkpoints_let_the_log_go),
         cmocka_unit_test(damage_stops_and_says_so),
     };

@@ -13,7 +13,9 @@
  * messages there: a cancelled message costs the writing of three others at most. Once for each checkpoint,
  * since only that brings more.
  * Ids: of one key the newest entry stays; a finished one is left out when its time is over, measured at the
- * base, so that a record which is read again after a crash finds what it found before.
+ * base, so that a record which is read again after a crash finds what it found before, and when no older run
+ * (those of higher tiers) may have the key: an entry there could say that a message pends which was cancelled
+ * or replaced since.
  *
  * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. */
 #include "schedule_state.h"
@@ -195,6 +197,15 @@ static bool is_over(const struct schedule *s, const struct id_entry *e) {
            (finished_ms < s->base_horizon_ms && finished_ms < s->base_ms);
 }
 
+/* Runs of the output's tier and above are older than the inputs, unless they are among them. */
+static bool is_in_an_older_run(const struct schedule *s, uint64_t hash) {
+    for (size_t i = 0; i < s->id_run_count; i++) {
+        const struct run *r = s->id_runs[i];
+        if (!r->merging && r->tier >= s->merge.tier && run_may_have(r, hash)) return true;
+    }
+    return false;
+}
+
 /* The held entry is the newest of its key so far. */
 static enum hf_err emit_held(struct schedule *s) {
     struct merge *m = &s->merge;
@@ -202,7 +213,7 @@ static enum hf_err emit_held(struct schedule *s) {
     struct id_entry e = {0};
     hf_str key;
     enum hf_err error = id_decode(hf_buf_view(&m->held), &e, &key);
-    if (!error && !is_over(s, &e)) {
+    if (!error && (!is_over(s, &e) || is_in_an_older_run(s, e.hash))) {
         error = emit(s, hf_buf_view(&m->held), e.hash, (struct place){0, 0});
         if (!error && id_pends(&e, s->base_ms)) m->writer.pending_bytes += m->held.n;
     }
