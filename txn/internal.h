@@ -206,7 +206,6 @@ struct txn {
 
     struct input *inputs;
     int32_t input_count; /* 0: holdfast.txn does not serve yet */
-    int64_t topic_retry_ms;
 
     struct check_topic *check_topics;
     struct check_lane *releases;

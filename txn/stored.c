@@ -38,7 +38,7 @@
 #define KEY_CHUNK     "txn/d/"
 #define KEY_EXCEPTION "txn/x/"
 
-enum { LIVE_VERSION = 1, EXCEPTION_FIXED = 39, LIVE_FIXED = 128 };
+enum { LIVE_VERSION = 1, LIVE_FIXED = 128 };
 
 /* ---- write ---- */
 

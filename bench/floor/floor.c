@@ -38,7 +38,6 @@ struct connection {
     uint8_t *p;
     size_t n;
     int answers;    /* owed, once the sync is done */
-    size_t to_send; /* sendfile: bytes of the answer under way that are left */
 };
 
 enum mode { DURABLE, COPY, WRITE, SENDFILE };

@@ -4,8 +4,9 @@
  *     topics/<topic>-<partition>/leader-epoch-checkpoint   for Kafka's tools and people
  *     trash/<16 hex digits>/                               what nobody owns any more
  *
- * A folder says whose it is, as Kafka's do: a deleted topic's folder is never taken for that of a new one with the same name. A
- * folder to be deleted is first renamed into the trash, then emptied, a few files in each step. */
+ * A folder says whose it is, as Kafka's do: a deleted topic's folder is never taken for that of a new one with
+ * the same name. A folder to be deleted is first renamed into the trash, then emptied, a few files in each
+ * step. */
 #include "log_internal.h"
 
 #include <stdio.h>

@@ -85,7 +85,6 @@ struct log {
     int64_t next_pid, pid_limit, pid_asked;
     struct trash *trash;
     struct rescue rescue;
-    uint64_t trash_serial;
     uint64_t free_bytes;
     int64_t free_checked_us;
     uint64_t free_used; /* appended since */

@@ -17,7 +17,7 @@
  * and CRON_YEARS years. */
 #include "cron.h"
 
-enum { MINUTE_MS = 60000, DAY_MINUTES = 1440, HOURS = 24, MINUTES = 60 };
+enum { MINUTE_MS = 60000, DAY_MINUTES = 1440, MINUTES = 60 };
 
 #define LAST_MINUTE (INT64_C(253402300799999) / MINUTE_MS) /* of the year 9999 */
 
