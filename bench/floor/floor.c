@@ -37,7 +37,7 @@ struct connection {
     int fd;
     uint8_t *p;
     size_t n;
-    int answers;    /* owed, once the sync is done */
+    int answers; /* owed, once the sync is done */
 };
 
 enum mode { DURABLE, COPY, WRITE, SENDFILE };
