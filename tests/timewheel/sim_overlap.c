@@ -59,6 +59,7 @@ static void on_done(void *arg, enum hf_err e) {
         n->o->held += n->held;
         n->o->left_out += n->left_out;
         n->o->all_left_out += n->left_out;
+        n->o->drops += n->drops;
     }
     n->done(n->arg, e);
 }
@@ -66,9 +67,9 @@ static void on_done(void *arg, enum hf_err e) {
 static enum hf_err watched_commit(struct engine *e, const struct engine_commit *c, engine_done *done,
                                   void *arg) {
     struct noted *n = witness->noted;
-    while (n->busy) n++;
+    while (n < witness->noted + OVERLAP_COMMITS_MAX && n->busy) n++;
     assert(n < witness->noted + OVERLAP_COMMITS_MAX);
-    *n = (struct noted){.o = witness, .done = done, .arg = arg};
+    *n = (struct noted){.o = witness, .done = done, .arg = arg, .drops = c->runs_dropped_count > 0};
     count(n, c);
     enum hf_err error = real.commit(e, c, on_done, n);
     if (error) return error;

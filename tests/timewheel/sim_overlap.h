@@ -21,10 +21,11 @@ struct overlap {
         struct overlap *o;
         engine_done *done;
         void *arg;
-        bool busy;
+        bool busy, drops;
         uint64_t fired, rejected, held, left_out;
     } noted[OVERLAP_COMMITS_MAX];
     uint64_t fired, rejected, held, left_out; /* in this life */
+    uint64_t drops;                           /* commits that dropped runs */
     uint64_t all_left_out, offsets;
 };
 

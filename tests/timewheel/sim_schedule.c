@@ -50,6 +50,9 @@ struct run {
         size_t records;
     } checked[TOPICS][PARTITIONS_MAX]; /* in this life: the next check goes on there */
     bool late_seen;                    /* something arrived in the last topic: it is there for ever */
+    int64_t late_due_ms;               /* when its first message is due; 0: there is none */
+    bool strikes;                      /* in this seed, while its topic is being made */
+    uint64_t drops;                    /* commits that had dropped runs when that was looked at */
     struct log_options log_options;
     struct schedule_options options;
     unsigned lives, crashes, power_losses, recoveries, failures, runs;
@@ -235,6 +238,9 @@ static void look(struct run *r) {
         if (r->model.op_accepted && r->model.by_seq[r->model.op_accepted - 1]->seq >= o->seq)
             broken(r, "sequences do not ascend");
         model_accept(&r->model, o);
+        bool first_late = o->topic == LATE_TOPIC && o->end == LIVE &&
+                          (r->late_due_ms == 0 || o->place_due < r->late_due_ms);
+        if (first_late) r->late_due_ms = o->place_due;
         r->seen = record.offset + 1;
     }
     if (e != HF_EEND) (void)fails(r, e, "reading holdfast.delay");
@@ -340,6 +346,16 @@ static void arm(struct run *r) {
     }
 }
 
+/* While its topic is being made a batch is cut in two. Should runs be dropped then, the crash comes now and then
+ * before the other half is committed. */
+static void strike_while_late(struct run *r) {
+    bool late = r->late_due_ms > 0 && !r->late_seen && env_wall_ms(r->env) >= r->late_due_ms;
+    if (!late || !r->strikes || r->overlap.drops == r->drops) return;
+    r->drops = r->overlap.drops;
+    enum hf_sim_crash kind = below(r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH;
+    if (below(r, 2)) hf_sim_crash_at(r->sim, 1 + below(r, 12), kind);
+}
+
 static void make_space(struct run *r) {
     r->struck = r->struck || hf_sim_failed(r->sim);
     hf_sim_fail_at(r->sim, 0, HF_OK);
@@ -355,6 +371,7 @@ static void live(struct run *r) {
         if (r->model.recurs && below(r, 25) == 0) /* to the next minute */
             hf_sim_advance(r->sim, (60000 - env_wall_ms(r->env) % 60000) * 1000);
         move_clock(r);
+        strike_while_late(r);
         step(r);
         if (below(r, 40) == 0 && !hf_sim_dead(r->sim)) (void)check(r);
     }
@@ -443,6 +460,7 @@ static void draw(struct run *r) {
         hf_sim_set_wall(r->sim, change_ms - (int64_t)below(r, (uint64_t)30 * 3600000));
     }
     overlap_draw(&r->overlap, &r->model);
+    r->strikes = below(r, 2);
 }
 
 static bool run_seed(uint64_t seed, struct totals *t, char *why, size_t size) {
