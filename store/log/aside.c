@@ -44,7 +44,7 @@ static enum hf_err copy_bytes(struct hf_file *from, struct hf_file *to) {
     uint8_t *piece = malloc(PIECE);
     uint64_t at = 0;
     size_t got = PIECE;
-    enum hf_err e = piece ? env_truncate(to, 0) : HF_ENOMEM;
+    enum hf_err e = piece ? HF_OK : HF_ENOMEM;
     for (; !e && got == PIECE; at += got) {
         e = env_read(from, at, piece, PIECE, &got);
         if (!e && got > 0) e = env_write(to, at, piece, got);
@@ -53,18 +53,20 @@ static enum hf_err copy_bytes(struct hf_file *from, struct hf_file *to) {
     return e;
 }
 
+/* The first copy counts: what is copied again in the same salvage has been changed by it since. */
 enum hf_err aside_copy(struct log *l, const char *path) {
     char place[LOG_PATH * 2];
     struct hf_file *from, *to = NULL;
     enum hf_err e = env_open(l->env, path, ENV_READ, &from);
     if (e) return e == HF_ENOTFOUND ? HF_OK : e;
     e = place_for(l, path, place);
-    if (!e) e = env_open(l->env, place, ENV_CREATE, &to);
+    if (!e) e = env_open(l->env, place, ENV_CREATE | ENV_EXCL, &to);
     if (!e) e = copy_bytes(from, to);
     if (!e) e = env_sync_wait(l->env, to, NULL);
+    if (!e) e = env_sync_wait(l->env, NULL, l->rescue.folder);
     if (to) env_close(to);
     env_close(from);
-    return e ? e : env_sync_wait(l->env, NULL, l->rescue.folder);
+    return e == HF_EEXIST ? HF_OK : e;
 }
 
 /* Files and folders. The folder that it was in is synced by whoever changes that. */

@@ -15,6 +15,7 @@
  *   D5  damage to indexes, manifests and the like loses nothing
  *   D6  after a salvage nothing is damaged any more, and exactly those batches are missing that it told as lost
  *   D7  a start that was refused succeeds when what is damaged is given up, and all is there that was not told
+ *   D8  what a salvage changes or leaves out lies in salvaged/ as it was, but for what can be made again
  *
  * D1 and D2 leave out bytes that mean nothing: LOCK, journal files after a clean stop, what lies behind the
  * end of a snapshot. After a kill a damage may pass for a torn tail and need not be found: then D4 and D5
@@ -386,6 +387,46 @@ static void compare(const struct damage *d, const struct world *was, const struc
     if (!all && can_be_made_again(d)) broken(d, "D5", "something is missing");
 }
 
+/* ---- what a salvage sets aside ---- */
+
+struct content {
+    uint8_t *bytes; /* NULL: no such file */
+    size_t n;       /* without the zeros at the end */
+};
+
+static struct content content_of(struct hf_env *env, const char *path) {
+    struct content c = {0};
+    struct hf_file *f;
+    uint64_t size;
+    if (env_open(env, path, ENV_READ, &f)) return c;
+    assert_int_equal(env_size(f, &size), HF_OK);
+    c.bytes = malloc((size_t)size + 1);
+    assert_non_null(c.bytes);
+    assert_int_equal(env_read(f, 0, c.bytes, (size_t)size, &c.n), HF_OK);
+    env_close(f);
+    while (c.n > 0 && c.bytes[c.n - 1] == 0) c.n--;
+    return c;
+}
+
+static bool same_content(const struct content *a, const struct content *b) {
+    return a->bytes && b->bytes && a->n == b->n && memcmp(a->bytes, b->bytes, a->n) == 0;
+}
+
+/* Was it changed, or left out, and is nowhere as it was? */
+static void check_set_aside(struct hf_env *env, const struct damage *d, size_t file,
+                            const struct content *before) {
+    char path[PATH + 16];
+    struct content now = content_of(env, files.path[file]);
+    int n = snprintf(path, sizeof path, "salvaged/1/%s", files.path[file]);
+    for (int i = (int)strlen("salvaged/1/"); i < n; i++)
+        if (path[i] == '/') path[i] = '+';
+    struct content aside = content_of(env, path);
+    if (before->n > 0 && !same_content(before, &now) && !same_content(before, &aside))
+        broken(d, "D8", "it is another now, and not set aside");
+    free(now.bytes);
+    free(aside.bytes);
+}
+
 /* ---- salvage ---- */
 
 static bool gone[PARTITIONS][OFFSETS];
@@ -423,11 +464,19 @@ static void try_salvage(struct fixture *f, struct hf_env *copy, const struct dam
     static struct world is;
     struct log *l;
     static const struct log_rescue to = {.lost = note_lost, .gave_up = note_given_up};
+    struct content before[2] = {content_of(copy, files.path[d->file]),
+                                content_of(copy, files.path[d->other])};
     hf_sim_restart(f->sim);
     assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
     memset(gone, 0, sizeof gone);
     enum hf_err e = log_salvage(l, &to), closed = log_close(l);
     if (e || closed) broken(d, "D6", hf_err_text(e ? e : closed));
+    /* Every start writes to the state, over what was put behind its end. */
+    bool states = begins(files.path[d->file], "topics/__holdfast_state") && d->kind == EXTEND;
+    if (!states) check_set_aside(copy, d, d->file, &before[0]);
+    if (d->kind == SWAP) check_set_aside(copy, d, d->other, &before[1]);
+    free(before[0].bytes);
+    free(before[1].bytes);
     hf_sim_restart(f->sim);
     told.damages = 0;
     assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
@@ -476,6 +525,8 @@ static void try_rescue(struct fixture *f, struct hf_env *copy, const struct dama
     struct log_options o = f->options;
     struct log *l;
     o.rescue = &rescue;
+    struct content before[2] = {content_of(copy, files.path[d->file]),
+                                content_of(copy, files.path[d->other])};
     memset(gone, 0, sizeof gone);
     state_lost = false;
     hf_sim_restart(f->sim);
@@ -487,6 +538,10 @@ static void try_rescue(struct fixture *f, struct hf_env *copy, const struct dama
     e = log_salvage(l, &rescue);
     enum hf_err closed = log_close(l);
     if (e || closed) broken(d, "D7", hf_err_text(e ? e : closed));
+    if (!can_be_made_again(d)) check_set_aside(copy, d, d->file, &before[0]);
+    if (d->kind == SWAP || d->kind == BOTH) check_set_aside(copy, d, d->other, &before[1]);
+    free(before[0].bytes);
+    free(before[1].bytes);
     hf_sim_restart(f->sim);
     told.damages = 0;
     e = log_open(copy, &f->options, &l);
