@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 enum { BACKLOG = 1024, SWEEP_MS = 1000, DRAIN_MS = 2000, LINES_A_SECOND = 10 };
@@ -147,22 +148,29 @@ static void on_wake(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what, (void)arg; /* the wait has ended: that is all */
 }
 
-/* libevent's own choice is the coarse clock, which moves every four milliseconds or so: a message would be as
- * late. */
-static struct event_base *precise_base(void) {
-    struct event_config *c = event_config_new();
-    if (!c) return NULL;
-    struct event_base *base = NULL;
-    if (event_config_set_flag(c, EVENT_BASE_FLAG_PRECISE_TIMER) == 0) base = event_base_new_with_config(c);
-    event_config_free(c);
-    return base;
+static void on_timer(evutil_socket_t fd, short what, void *arg) {
+    (void)fd;
+    struct broker *b = arg;
+    if (what & EV_READ) b->armed_us = INT64_MAX;
+}
+
+/* The wait ends then, or before. A timer of our own: libevent's are set by a call for each wait, while nearly all
+ * end long before their time, so one that was set for an earlier time is left as it is. */
+static enum hf_err arm(struct broker *b, int64_t wait_us) {
+    int64_t then_us = env_mono_us(b->options.env) + wait_us;
+    if (b->armed_us <= then_us) return HF_OK;
+    struct itimerspec at = {.it_value = {.tv_sec = wait_us / 1000000, .tv_nsec = wait_us % 1000000 * 1000}};
+    if (timerfd_settime(b->timer_fd, 0, &at, NULL)) return HF_EIO;
+    b->armed_us = then_us;
+    return HF_OK;
 }
 
 static enum hf_err make_events(struct broker *b) {
-    b->base = precise_base();
-    if (!b->base) return HF_ENOMEM;
-    b->timer = evtimer_new(b->base, on_wake, b);
-    if (!b->timer) return HF_ENOMEM;
+    b->base = event_base_new();
+    b->timer_fd = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (!b->base || b->timer_fd < 0) return HF_ENOMEM;
+    b->timer = event_new(b->base, b->timer_fd, EV_READ | EV_ET | EV_PERSIST, on_timer, b);
+    if (!b->timer || event_add(b->timer, NULL)) return HF_ENOMEM;
     if (b->options.wake_fd < 0) return HF_OK;
     b->wake = event_new(b->base, b->options.wake_fd, EV_READ | EV_PERSIST, on_wake, b);
     return b->wake && event_add(b->wake, NULL) == 0 ? HF_OK : HF_ENOMEM;
@@ -189,6 +197,8 @@ enum hf_err broker_open(const struct broker_options *options, struct broker **ou
     struct broker *b = calloc(1, sizeof(*b));
     if (!b) return HF_ENOMEM;
     b->options = *options;
+    b->timer_fd = -1;
+    b->armed_us = INT64_MAX;
     set_defaults(&b->options);
     b->starved_last = &b->starved;
     hf_buf_init(&b->encoded, b->options.answer_max);
@@ -213,6 +223,7 @@ void broker_close(struct broker *b) {
     for (size_t i = 0; i < b->signal_count; i++) event_free(b->signals[i]);
     if (b->wake) event_free(b->wake);
     if (b->timer) event_free(b->timer);
+    if (b->timer_fd >= 0) close(b->timer_fd);
     if (b->base) event_base_free(b->base);
     hf_buf_fini(&b->encoded);
     free(b);
@@ -235,9 +246,10 @@ static void sweep(struct broker *b) {
 }
 
 static enum hf_err turn(struct broker *b, int64_t wait_us) {
-    struct timeval wait = {.tv_sec = wait_us / 1000000, .tv_usec = wait_us % 1000000};
     b->turn_us = 0;
-    if (event_add(b->timer, &wait) || event_base_loop(b->base, EVLOOP_ONCE) < 0) return HF_EIO;
+    enum hf_err e = wait_us > 0 ? arm(b, wait_us) : HF_OK;
+    if (e) return e;
+    if (event_base_loop(b->base, EVLOOP_ONCE | (wait_us > 0 ? 0 : EVLOOP_NONBLOCK)) < 0) return HF_EIO;
     connections_settle(b);
     return HF_OK;
 }

@@ -27,6 +27,8 @@ struct broker {
     struct event_base *base;
     struct evconnlistener *listener;
     struct event *timer, *wake;
+    int timer_fd;
+    int64_t armed_us; /* when the timer rings; INT64_MAX: it does not */
     struct broker_http_server *http;
     char address[BROKER_ADDRESS], http_address[BROKER_ADDRESS];
     bool stopping;
