@@ -30,6 +30,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from confluent_kafka import Consumer, Producer, TopicPartition  # noqa: E402
 from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 
 FLAGS = ["--segment.bytes=1MiB", "--schedule.memory.bytes=1MiB", "--log.retention.check.interval.ms=1h"]
 ORDERS, LATER, GROUP, LAST = 600, 4000, "readers", b"one more"
@@ -77,8 +78,7 @@ def make(binary, folder, stop):
     assert server.stop() == 0  # so that both superblocks were used
     server.start()
     fill(server)
-    while not glob.glob(server.data + "/runs/*.run"):
-        server.get("/metrics")
+    until(lambda: glob.glob(server.data + "/runs/*.run"), "a run")
     assert server.stop(signal.SIGKILL if stop == "kill" else signal.SIGTERM) in (0, -9)
     return server.data
 
@@ -241,12 +241,33 @@ def look(server, cell, out):
     cell.salvage = ", ".join(parts) or "all is there"
 
 
-def try_salvage(binary, folder, cell):
+def content(path):
+    """Without the zeros at the end; nothing if there is no such file."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as f:
+        return f.read().rstrip(b"\0")
+
+
+def is_kept(name, cell):
+    """Whether the salvage sets the file aside if it changes it: the log's batches always, of other files only what is needed
+    for a start and was refused. What can be made again is not."""
+    if name.endswith(".log"):
+        return cell.server == "refused" or cell.damage != "extend"  # a start writes over what lies behind the state's end
+    return cell.server == "refused" and not name.endswith(("index", ".manifest", "-checkpoint"))
+
+
+def try_salvage(binary, folder, paths, cell):
     data = os.path.join(folder, "data")
+    before = {name: content(os.path.join(data, name)) for name in paths}
     status, out, err = run(binary, "verify", "--data", data, "--salvage")
     if status:
         cell.wrong.append(f"salvage: {status} {out}{err}")
         return
+    for name, was in before.items():
+        aside = content(os.path.join(data, "salvaged", "1", name.replace("/", "+")))
+        if was not in (b"", aside, content(os.path.join(data, name))) and is_kept(name, cell):
+            cell.wrong.append(f"{name} is another now, and not set aside")
     server = Holdfast(binary, folder, *FLAGS)
     try:
         server.start()
@@ -277,7 +298,7 @@ def try_cell(binary, folder, made, stop, file, how):
         damage(os.path.join(place, "data"), names[file], how)
     try_server(binary, os.path.join(folder, "server"), cell)
     try_verify(binary, os.path.join(folder, "salvage", "data"), paths, cell)
-    try_salvage(binary, os.path.join(folder, "salvage"), cell)
+    try_salvage(binary, os.path.join(folder, "salvage"), paths, cell)
     for step in ("server", "salvage"):
         shutil.rmtree(os.path.join(folder, step))
     return cell
