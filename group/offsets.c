@@ -21,7 +21,7 @@
  *
  * Deleting a group is a commit that puts nothing in the place of each of its entries; of very many, some such
  * commits, one behind the other. A crash between them leaves a group with fewer offsets, and an unanswered
- * request. */
+ * request; a member that joins between them, an answer that the group is not empty. */
 #include "group_internal.h"
 
 #include <assert.h>
@@ -30,10 +30,9 @@
 enum {
     VALUE_HEADER = 12,
     KEY_MAX = 4096,
-    DELETE_MOST = 10000, /* offsets dropped by one commit, */
-    DELETE_BYTES =
-        4 << 20, /* and their keys, of the topic's and the group's name: below the engine's limits */
-    TOPIC_MOST = 300,
+    DELETE_MOST = 10000,    /* offsets dropped by one commit, */
+    DELETE_BYTES = 4 << 20, /* and their keys: below the engine's limits */
+    TOPIC_MOST = 300,       /* of such a key, beside the group's name */
 };
 
 struct item {
