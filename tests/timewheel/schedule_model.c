@@ -101,6 +101,12 @@ int64_t model_clock_change(uint64_t random) {
     return changes[random % 4] * MINUTE_MS;
 }
 
+/* last: cancelled or delivered. */
+static bool is_forgotten(const struct model *m, const struct op *last, bool cancelled, int64_t now_ms) {
+    int64_t finished_ms = cancelled ? last->ended_ms : last->place_due;
+    return m->memory_ms && finished_ms < now_ms - m->memory_ms;
+}
+
 static void decide(struct model *m, struct op *o) {
     o->end = o->kind == CANCEL ? NONE : LIVE;
     o->outcome = SCHEDULE_SCHEDULED;
@@ -117,6 +123,10 @@ static void decide(struct model *m, struct op *o) {
         if (last && (cancelled || last->seq != o->expect)) o->end = NONE;
         return;
     }
+    if ((cancelled || delivered) && is_forgotten(m, last, cancelled, o->at_ms)) {
+        last = NULL;
+        cancelled = delivered = false;
+    }
     if (o->kind == CANCEL || o->kind == MOVE) {
         o->end = NONE;
         o->outcome = delivered                ? SCHEDULE_ALREADY_DELIVERED
@@ -132,6 +142,7 @@ static void decide(struct model *m, struct op *o) {
             last->next = o;
         }
         if (pending && o->outcome != SCHEDULE_CHANGED) last->end = DEAD;
+        if (pending || running) last->ended_ms = o->at_ms;
         if (running && o->kind == CANCEL) last->over = true;
         return;
     }

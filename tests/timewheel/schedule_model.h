@@ -1,5 +1,6 @@
 /* The naive model of the schedule, for tests: one rule. Records in order of acceptance; an operation accepted
- * at or after the due time of its victim is too late. From it follow the outcome of each operation and the
+ * at or after the due time of its victim is too late; what has been over for longer than ids are remembered is
+ * unknown to it. From it follow the outcome of each operation and the
  * order of each destination. Shares no code with the schedule.
  *
  * Recurring schedules: when a run fires depends on more than the log, but then its next run is in the log, in
@@ -48,6 +49,7 @@ struct op {
     int64_t offset, at_ms;
     uint64_t seq;
     int64_t asked_ms, place_due;
+    int64_t ended_ms;  /* when it was cancelled */
     struct op *root;   /* whose number its value is: itself, or the first run */
     struct op *next;   /* run, or this one with another time */
     struct op *before; /* of one that is not to overlap: the last run delivered before it */
@@ -63,7 +65,8 @@ struct op {
 
 struct model {
     uint64_t random;
-    bool recurs;   /* some recur */
+    bool recurs;       /* some recur */
+    int64_t memory_ms; /* how long finished ids are known; 0: longer than anything takes */
     bool absolute; /* no delays, only due times: the wall clock is set, and a delay waits for the other one */
     struct op ops[OPS_MAX];
     size_t op_count, op_accepted, acts;

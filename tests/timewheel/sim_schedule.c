@@ -7,7 +7,8 @@
  * another), syncs that fail, times without space. What the schedule's model says must be in each destination
  * is compared with what is there, now and then and at the end: each message once, in order, never early; what
  * was answered as durable is there; what was once seen stays. Recurring schedules may ask not to overlap: groups
- * commit offsets beside all this (sim_overlap.h). */
+ * commit offsets beside all this (sim_overlap.h). Where nothing recurs finished ids may be forgotten within
+ * milliseconds, seconds or minutes. */
 #include "schedule_model.h"
 #include "sim_overlap.h"
 
@@ -296,7 +297,7 @@ static size_t check(struct run *r) {
 
 /* In the end: what was answered is there, and what became of each operation can be asked for. */
 static void check_answers(struct run *r) {
-    int64_t since = env_wall_ms(r->env) - REMEMBERED_MS;
+    int64_t since = env_wall_ms(r->env) - (r->model.memory_ms ? r->model.memory_ms : REMEMBERED_MS);
     for (size_t i = 0; i < r->model.op_count && !r->broken[0]; i++) {
         const struct op *o = &r->model.ops[i];
         enum schedule_outcome outcome;
@@ -459,6 +460,8 @@ static void draw(struct run *r) {
         int64_t change_ms = model_clock_change(model_random(&r->model.random));
         hf_sim_set_wall(r->sim, change_ms - (int64_t)below(r, (uint64_t)30 * 3600000));
     }
+    static const int64_t memories_ms[] = {0, 1, 3000, 600000};
+    if (!r->model.recurs) r->options.id_memory_ms = r->model.memory_ms = memories_ms[below(r, 4)];
     overlap_draw(&r->overlap, &r->model);
     r->strikes = below(r, 2);
 }
