@@ -7,8 +7,8 @@
  * another), syncs that fail, times without space. What the schedule's model says must be in each destination
  * is compared with what is there, now and then and at the end: each message once, in order, never early; what
  * was answered as durable is there; what was once seen stays. Recurring schedules may ask not to overlap: groups
- * commit offsets beside all this (sim_overlap.h). Where nothing recurs finished ids may be forgotten within
- * milliseconds, seconds or minutes. */
+ * commit offsets beside all this (sim_overlap.h). Finished ids may be forgotten within a millisecond, seconds or
+ * minutes. */
 #include "schedule_model.h"
 #include "sim_overlap.h"
 
@@ -461,7 +461,7 @@ static void draw(struct run *r) {
         hf_sim_set_wall(r->sim, change_ms - (int64_t)below(r, (uint64_t)30 * 3600000));
     }
     static const int64_t memories_ms[] = {0, 1, 3000, 600000};
-    if (!r->model.recurs) r->options.id_memory_ms = r->model.memory_ms = memories_ms[below(r, 4)];
+    r->options.id_memory_ms = r->model.memory_ms = memories_ms[below(r, 4)];
     overlap_draw(&r->overlap, &r->model);
     r->strikes = below(r, 2);
 }

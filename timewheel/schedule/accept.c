@@ -18,7 +18,7 @@
  * A recurring schedule whose run is due and whose next run has not been read is neither pending nor finished,
  * it is running: replace takes in (REPLACED), keep and once keep (KEPT), cancel ends the series (CANCELLED),
  * a move is to come again (CHANGED). The record of the next run is taken in if the id is still that of the
- * run before, or forgotten; else the series ended in between.
+ * run before, which is never forgotten (merge.c); else the series ended in between.
  *
  * Only what is written above in capitals leaves an outcome; an ordinary schedule needs no entry.
  *
@@ -130,7 +130,8 @@ struct decision {
 /* The run before is expected to be running; it pends only if its first time was reckoned anew, otherwise. */
 static struct decision decide_next(const struct op *op, const struct id_state *id, enum standing standing) {
     bool ours = id->found && id->kind == ID_RECURRING && id->place.seq == (uint64_t)op->control.expect;
-    if (id->found && !ours && !hf_mutate(115)) return (struct decision){NOTHING, SCHEDULE_SCHEDULED};
+    bool another = !ours && (id->found || !hf_mutate(130));
+    if (another && !hf_mutate(115)) return (struct decision){NOTHING, SCHEDULE_SCHEDULED};
     return (struct decision){standing == STANDS_PENDING ? REPLACE : TAKE_IN, SCHEDULE_SCHEDULED};
 }
 

@@ -190,7 +190,9 @@ static enum hf_err copy_place(struct schedule *s, struct place at) {
     return vanish ? HF_OK : emit(s, hf_buf_view(&m->held), 0, at);
 }
 
+/* What recurs runs until the record of its next run, or a cancel, is read, however late its run may be. */
 static bool is_over(const struct schedule *s, const struct id_entry *e) {
+    if (e->kind == ID_RECURRING && !hf_mutate(129)) return false;
     bool pends = e->kind == ID_PENDING || e->kind == ID_RECURRING;
     int64_t finished_ms = pends ? e->place.due : e->at_ms;
     return finished_ms < s->base_ms - s->o.id_memory_ms ||
@@ -201,7 +203,7 @@ static bool is_over(const struct schedule *s, const struct id_entry *e) {
 static bool is_in_an_older_run(const struct schedule *s, uint64_t hash) {
     for (size_t i = 0; i < s->id_run_count; i++) {
         const struct run *r = s->id_runs[i];
-        if (!r->merging && r->tier >= s->merge.tier && run_may_have(r, hash)) return true;
+        if (!r->merging && r->tier >= s->merge.tier && run_may_have(r, hash)) return !hf_mutate(128);
     }
     return false;
 }
