@@ -250,11 +250,11 @@ def content(path):
 
 
 def is_kept(name, cell):
-    """Whether the salvage sets the file aside if it changes it: the log's batches always, of other files only what is needed
-    for a start and was refused. What can be made again is not."""
-    if name.endswith(".log"):
-        return cell.server == "refused" or cell.damage != "extend"  # a start writes over what lies behind the state's end
-    return cell.server == "refused" and not name.endswith(("index", ".manifest", "-checkpoint"))
+    """Whether the salvage sets the file aside if it changes it: of a refused start all but what can be made again; else batches.
+    Any start writes over what lies behind the state's end, and after a kill what the journal has in full."""
+    if cell.server == "refused":
+        return not name.endswith(("index", ".manifest", "-checkpoint"))
+    return name.endswith(".log") and cell.verify == "named" and cell.damage != "extend"
 
 
 def try_salvage(binary, folder, paths, cell):
