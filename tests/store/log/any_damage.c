@@ -20,151 +20,17 @@
  * D1 and D2 leave out bytes that mean nothing: LOCK, journal files after a clean stop, what lies behind the
  * end of a snapshot. After a kill a damage may pass for a torn tail and need not be found: then D4 and D5
  * ask for what was answered as durable, and D6 is left out. */
-#include "fixture.h"
+#include "world.h"
 
-#include "base/crc32c.h"
 #include "env/overlay.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    OFFSETS = 512,
-    PARTITIONS = 3,
-    FILES = 256,
-    PATH = 300,
-    STATE = 1 << 16,
-    RUN_BYTES = 9000,
-    MESSAGES = 240,
-    KEYS = 20
-};
+enum { FILES = 256, PATH = 300 };
 
-/* ---- what can be read of a store ---- */
-
-static bool crashed;
-static bool durable[4][512]; /* batches that were answered so */
-
-struct world {
-    uint64_t batch[PARTITIONS][OFFSETS]; /* size and checksum of what is given at that offset; 0: nothing */
-    char state[STATE];
-    uint32_t run;
-    bool run_read;
-};
-
-static const struct {
-    const char *topic;
-    int32_t partition;
-} places[PARTITIONS] = {{"plain", 0}, {"plain", 1}, {"holdfast.ours", 0}};
-
-static void see_batches(const uint8_t *p, size_t n, uint64_t *batch) {
-    struct batch_info b;
-    for (size_t at = 0; at < n; at += b.size) {
-        assert_int_equal(batch_parse(p + at, n - at, &b), HF_OK);
-        assert_true(b.base_offset >= 0 && b.base_offset < OFFSETS);
-        batch[b.base_offset] = (uint64_t)b.size << 32 | hf_crc32c(0, p + at, b.size);
-    }
-}
-
-static void see_partition(struct log *l, int i, uint64_t *batch) {
-    static uint8_t bytes[64 << 10];
-    struct log_partition *p = log_partition(l, hf_str_of(places[i].topic), places[i].partition);
-    struct log_bounds bounds;
-    if (!p) return;
-    log_bounds(p, &bounds);
-    for (int64_t at = bounds.start; at < bounds.high && at < OFFSETS; at++) {
-        struct log_slice s;
-        size_t got = 0;
-        if (log_read(l, p, at, sizeof bytes, true, &s)) continue;
-        if (s.size > 0) assert_int_equal(env_read(s.file, s.position, bytes, s.size, &got), HF_OK);
-        assert_int_equal(got, s.size);
-        see_batches(bytes, got, batch);
-        if (s.pin) log_pin_release(s.pin);
-    }
-}
-
-static void see_key(void *arg, hf_str key, hf_str value) {
-    struct world *w = arg;
-    size_t n = strlen(w->state);
-    if (hf_str_starts(key, HF_STR("log/"))) return; /* numbers that each start moves on */
-    snprintf(w->state + n, STATE - n, "%.*s=%08x ", (int)key.n, key.p, hf_crc32c(0, value.p, value.n));
-}
-
-static void see_run(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes) {
-    static uint8_t content[RUN_BYTES];
-    struct {
-        struct log *l;
-        struct world *w;
-    } *x = arg;
-    (void)bucket;
-    assert_int_equal(bytes, RUN_BYTES);
-    if (engine_run_read(log_engine(x->l), id, 0, content, RUN_BYTES)) return;
-    x->w->run = hf_crc32c(0, content, RUN_BYTES);
-    x->w->run_read = true;
-}
-
-static void see(struct log *l, struct world *w) {
-    struct {
-        struct log *l;
-        struct world *w;
-    } x = {l, w};
-    memset(w, 0, sizeof *w);
-    for (int i = 0; i < PARTITIONS; i++) see_partition(l, i, w->batch[i]);
-    engine_state_each(log_engine(l), HF_STR(""), see_key, w);
-    engine_run_each(log_engine(l), see_run, &x);
-}
-
-/* ---- the store ---- */
-
-static void seal(struct fixture *f, struct outcome *o, uint64_t *id) {
-    static uint8_t content[RUN_BYTES];
-    struct engine_run_writer *w;
-    for (size_t i = 0; i < sizeof content; i++) content[i] = (uint8_t)(i * 7);
-    assert_int_equal(engine_run_begin(log_engine(f->log), 1, &w), HF_OK);
-    assert_int_equal(engine_run_append(w, content, sizeof content), HF_OK);
-    engine_run_seal(w, id, ended, o);
-    wait_for(f, o);
-}
-
-static void fill(struct fixture *f) {
-    struct outcome sealed = {0}, done = {0};
-    uint64_t run;
-    char text[64];
-    fixture_create(f, "plain", (struct log_topic_config){.partitions = 2});
-    fixture_create(f, "holdfast.ours", (struct log_topic_config){.partitions = 1});
-    for (int i = 0; i < MESSAGES; i++) {
-        snprintf(text, sizeof text, "message %d of this test", i);
-        bool ours = i % 5 == 0, all = i % 7 == 0 || ours;
-        int64_t at =
-            append(f, ours ? "holdfast.ours" : "plain", text, all ? LOG_ACK_DURABLE : LOG_ACK_WRITTEN);
-        if (all) durable[ours ? 2 : 0][at] = true;
-    }
-    seal(f, &sealed, &run);
-    struct engine_put puts[KEYS];
-    char keys[KEYS][16];
-    for (int i = 0; i < KEYS; i++) {
-        snprintf(keys[i], sizeof keys[i], "s/%d", i);
-        puts[i] = (struct engine_put){hf_str_of(keys[i]), HF_STR("a value")};
-    }
-    struct engine_commit c = {
-        .now_ms = 1, .puts = puts, .put_count = KEYS, .runs_added = &run, .runs_added_count = 1};
-    assert_int_equal(engine_commit(log_engine(f->log), &c, ended, &done), HF_OK);
-    wait_for(f, &done);
-}
-
-/* Several starts, so that both superblocks and snapshots were used. */
-static void build(struct fixture *f, uint64_t seed) {
-    fixture_open(f, seed);
-    fixture_stop(f);
-    f->options.segment_bytes = 4 << 10;
-    f->options.anchor_bytes = 1 << 10;
-    fixture_start(f);
-    fill(f);
-    if (crashed)
-        fixture_crash(f, HF_SIM_PROCESS_DEATH);
-    else
-        fixture_stop(f);
-}
+static bool crashed; /* the store that is damaged was */
 
 /* ---- files ---- */
 
@@ -369,8 +235,8 @@ static void compare(const struct damage *d, const struct world *was, const struc
     if (strcmp(was->state, is->state) != 0 && !(crashed && told.damages > 0))
         broken(d, "D3", "the state is another");
     if (is->run_read && is->run != was->run) broken(d, "D3", "a run is another");
-    for (int p = 0; p < PARTITIONS; p++) {
-        for (int64_t i = 0; i < OFFSETS; i++) {
+    for (int p = 0; p < WORLD_PARTITIONS; p++) {
+        for (int64_t i = 0; i < WORLD_OFFSETS; i++) {
             if (is->batch[p][i] != 0 && is->batch[p][i] != was->batch[p][i]) {
                 broken(d, "D3", "a batch is another");
                 return;
@@ -380,8 +246,9 @@ static void compare(const struct damage *d, const struct world *was, const struc
     }
     if (crashed) {
         all = true;
-        for (int p = 0; p < PARTITIONS; p++)
-            for (int64_t i = 0; i < OFFSETS; i++) all = all && (!durable[p][i] || is->batch[p][i] != 0);
+        for (int p = 0; p < WORLD_PARTITIONS; p++)
+            for (int64_t i = 0; i < WORLD_OFFSETS; i++)
+                all = all && (!world_durable[p][i] || is->batch[p][i] != 0);
     }
     if (!all && told.damages == 0) broken(d, "D4", "something is missing, and nobody said so");
     if (!all && can_be_made_again(d)) broken(d, "D5", "something is missing");
@@ -429,13 +296,14 @@ static void check_set_aside(struct hf_env *env, const struct damage *d, size_t f
 
 /* ---- salvage ---- */
 
-static bool gone[PARTITIONS][OFFSETS];
+static bool gone[WORLD_PARTITIONS][WORLD_OFFSETS];
 
 static void note_lost(void *arg, const struct log_lost *x) {
     (void)arg;
-    for (int p = 0; p < PARTITIONS; p++) {
-        if (strcmp(places[p].topic, x->topic) != 0 || places[p].partition != x->partition) continue;
-        for (int64_t i = x->from; i < x->to && i < OFFSETS; i++) gone[p][i] = true;
+    for (int p = 0; p < WORLD_PARTITIONS; p++) {
+        if (strcmp(world_places[p].topic, x->topic) != 0 || world_places[p].partition != x->partition)
+            continue;
+        for (int64_t i = x->from; i < x->to && i < WORLD_OFFSETS; i++) gone[p][i] = true;
     }
 }
 
@@ -446,8 +314,8 @@ static void note_given_up(void *arg, const char *file, const char *what) {
 }
 
 static void check_salvaged(const struct damage *d, const struct world *was, const struct world *is) {
-    for (int p = 0; p < PARTITIONS; p++) {
-        for (int64_t i = 0; i < OFFSETS; i++) {
+    for (int p = 0; p < WORLD_PARTITIONS; p++) {
+        for (int64_t i = 0; i < WORLD_OFFSETS; i++) {
             uint64_t want = gone[p][i] ? 0 : was->batch[p][i];
             if (is->batch[p][i] == want) continue;
             broken(d, "D6",
@@ -481,7 +349,7 @@ static void try_salvage(struct fixture *f, struct hf_env *copy, const struct dam
     told.damages = 0;
     assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
     if (log_scrub(l) || told.damages > 0) broken(d, "D6", "still damaged");
-    see(l, &is);
+    world_see(l, &is);
     log_abandon(l);
     check_salvaged(d, was, &is);
 }
@@ -494,13 +362,13 @@ static void note_rescued(void *arg, const struct log_lost *x) {
 }
 
 static void check_rescued(const struct damage *d, const struct world *was, const struct world *is) {
-    char keys[STATE], *rest = keys;
+    char keys[WORLD_STATE], *rest = keys;
     bool run_given_up = begins(files.path[d->file], "runs/");
     if (!crashed) check_salvaged(d, was, is);
-    for (int p = 0; p < PARTITIONS; p++) {
-        for (int64_t i = 0; i < OFFSETS; i++) {
+    for (int p = 0; p < WORLD_PARTITIONS; p++) {
+        for (int64_t i = 0; i < WORLD_OFFSETS; i++) {
             uint64_t b = is->batch[p][i];
-            bool lost = b == 0 && (crashed ? durable[p][i] : was->batch[p][i] != 0);
+            bool lost = b == 0 && (crashed ? world_durable[p][i] : was->batch[p][i] != 0);
             if ((lost && !gone[p][i]) || (b != 0 && b != was->batch[p][i])) {
                 broken(d, "D7", lost ? "a batch is missing, not told" : "a batch is another");
                 return;
@@ -550,7 +418,7 @@ static void try_rescue(struct fixture *f, struct hf_env *copy, const struct dama
         return;
     }
     if (log_scrub(l) || told.damages > 0) broken(d, "D7", "still damaged");
-    see(l, &is);
+    world_see(l, &is);
     log_abandon(l);
     check_rescued(d, was, &is);
 }
@@ -567,7 +435,7 @@ static void try_one(struct fixture *f, const struct damage *d, const struct worl
     enum hf_err e = log_open(copy, &f->options, &l);
     if (!e) {
         if (log_scrub(l)) broken(d, "D1", "the scrubber fails");
-        see(l, &is);
+        world_see(l, &is);
         log_abandon(l);
         compare(d, was, &is);
     } else if (told.damages == 0) {
@@ -587,25 +455,14 @@ static void try_one(struct fixture *f, const struct damage *d, const struct worl
     if (can_be_made_again(d) && told.damages > 0) broken(d, "D5", "told as lost");
 }
 
-/* All that was written is there to be missed. */
-static void check_filled(const struct world *w) {
-    int batches = 0, keys = 0;
-    for (int p = 0; p < PARTITIONS; p++)
-        for (int i = 0; i < OFFSETS; i++) batches += w->batch[p][i] != 0;
-    for (const char *k = w->state; (k = strstr(k, "s/")); k++) keys++;
-    assert_int_equal(batches, MESSAGES);
-    assert_int_equal(keys, KEYS);
-    assert_true(w->run_read);
-}
-
 static void see_undamaged(struct fixture *f, struct world *was) {
     struct hf_env *copy;
     struct log *l;
     told.file = told.other = "";
     assert_int_equal(env_overlay_open(f->env, &copy), HF_OK);
     assert_int_equal(log_open(copy, &f->options, &l), HF_OK);
-    see(l, was);
-    check_filled(was);
+    world_see(l, was);
+    world_check_filled(was);
     log_abandon(l);
     hf_env_close(copy);
     hf_sim_restart(f->sim);
@@ -629,7 +486,7 @@ int main(int argc, char **argv) {
         else
             return fprintf(stderr, "usage: any_damage [--seed S] [--count N] [--all] [--crashed]\n"), 2;
     }
-    build(&f, seed);
+    world_build(&f, seed, crashed);
     f.options.damaged = note;
     f.options.scrub_interval_ms = -1;
     list_files(f.env);
