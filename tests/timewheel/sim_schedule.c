@@ -442,6 +442,8 @@ static void draw(struct run *r) {
                                           .journal_file_bytes = 64 << 10,
                                           .checkpoint_bytes = UINT64_C(8192) << below(r, 4),
                                           .reserve_bytes = 16 << 10};
+    /* A seed may take longer than the week that a log keeps. */
+    log_settings_put(&r->log_options.settings, LOG_RETENTION_MS, -1);
     r->options = /* memory comes in pieces of 64 KiB: with fewer bytes each message brings a checkpoint */
         (struct schedule_options){.gather_bytes = below(r, 4) ? 1 << 20 : 500 + below(r, 60000),
                                   .replay_records = below(r, 3) ? 5 + below(r, 200) : 1 + below(r, 3),
