@@ -137,20 +137,27 @@ class OfHoldfast(Server):
         c.close()
 
 
-class OfBeanstalkd(Server):
-    name = "beanstalkd"
+class OfDistribution(Server):
+    """A program of the distribution's; it keeps its port when it is started again."""
 
-    @staticmethod
-    def missing():
-        return None if shutil.which("beanstalkd") else "beanstalkd is not installed"
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.port = free_port()
 
-    @staticmethod
-    def version():
-        return version("beanstalkd")
+    @classmethod
+    def missing(cls):
+        return None if shutil.which(cls.program) else f"{cls.program} is not installed"
+
+    @classmethod
+    def version(cls):
+        return version(cls.program)
+
+
+class OfBeanstalkd(OfDistribution):
+    name = program = "beanstalkd"
 
     def start(self):
-        self.port = getattr(self, "port", None) or free_port()
-        self.process = self.spawn([shutil.which("beanstalkd"), "-l", "127.0.0.1", "-p", str(self.port), "-b", self.folder, "-f0"])
+        self.process = self.spawn([shutil.which(self.program), "-l", "127.0.0.1", "-p", str(self.port), "-b", self.folder, "-f0"])
         connect(self.port).close()
 
     def send(self, messages):
@@ -196,27 +203,20 @@ def resp(*words):
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
 
 
-class OfRedis(Server):
-    name = "Redis"
-
-    @staticmethod
-    def missing():
-        return None if shutil.which("redis-server") else "redis-server is not installed"
-
-    @staticmethod
-    def version():
-        return version("redis-server")
+class OfRedis(OfDistribution):
+    name, program = "Redis", "redis-server"
 
     def start(self):
-        self.port = getattr(self, "port", None) or free_port()
-        self.process = self.spawn([shutil.which("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
+        self.process = self.spawn([shutil.which(self.program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
                                    self.folder, "--appendonly", "yes", "--appendfsync", "always", "--save", ""])
         s = connect(self.port)
-        while True:  # -LOADING after a restart
-            s.sendall(resp(b"PING"))
-            if s.recv(100).startswith(b"+PONG"):
-                break
+        deadline = time.monotonic() + JOIN_S
+        s.sendall(resp(b"PING"))
+        while not s.recv(100).startswith(b"+PONG"):  # -LOADING after a restart
+            if time.monotonic() > deadline:
+                sys.exit("redis-server does not get ready")
             time.sleep(0.02)
+            s.sendall(resp(b"PING"))
         s.close()
         self.mover = multiprocessing.Process(target=self.move, daemon=True)
         self.mover.start()
