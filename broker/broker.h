@@ -93,12 +93,15 @@ struct broker_handler {
 struct broker_http;
 
 /* method "GET", "POST", "DELETE" …; path is exact, or ends in "/" + "*" and takes everything below. The first
- * row that fits wins. */
+ * row that fits wins. query names the parameters there are, separated by spaces: a request with another, with
+ * one twice, or with a NUL byte in one is answered 400, since a misspelt filter must not become no filter.
+ * NULL: parameters are not looked at. */
 struct broker_route {
     const char *method;
     const char *path;
     void (*handle)(void *ctx, struct broker_http *rq);
     void *ctx;
+    const char *query;
 };
 
 /* What the route's "*" stands for: decoded, may be empty. */

@@ -37,6 +37,7 @@ struct broker_http {
     struct hf_arena arena;
     hf_str path, rest, body;
     struct evkeyvalq query;
+    bool query_is_bad; /* malformed, or with a NUL byte, which evhttp takes for the end of a value */
 };
 
 static const struct {
@@ -112,6 +113,35 @@ static bool path_fits(const char *pattern, hf_str path, hf_str *rest) {
     return true;
 }
 
+/* Whether `name` is among words that are separated by spaces. */
+static bool is_word_of(const char *words, const char *name) {
+    size_t n = strlen(name);
+    for (const char *w = words; *w;) {
+        size_t length = strcspn(w, " ");
+        if (length == n && memcmp(w, name, n) == 0) return true;
+        w += length + strspn(w + length, " ");
+    }
+    return false;
+}
+
+static bool query_fits(const struct broker_http *h, const char *names) {
+    if (h->query_is_bad) return false;
+    const struct evkeyval *at, *other;
+    TAILQ_FOREACH(at, &h->query, next) {
+        if (!is_word_of(names, at->key)) return false;
+        for (other = TAILQ_NEXT(at, next); other; other = TAILQ_NEXT(other, next))
+            if (strcmp(other->key, at->key) == 0) return false;
+    }
+    return true;
+}
+
+static void reply_query(struct broker_http *h, const char *names) {
+    char text[256];
+    int n = *names ? snprintf(text, sizeof(text), "{\"error\":\"query parameters: %s; each once\"}", names)
+                   : snprintf(text, sizeof(text), "{\"error\":\"no query parameters are taken here\"}");
+    broker_http_reply(h, 400, "application/json", hf_str_make(text, (size_t)n));
+}
+
 static void dispatch(struct broker_http *h, const char *method) {
     const struct broker_options *o = &h->server->broker->options;
     bool path_known = false;
@@ -119,7 +149,11 @@ static void dispatch(struct broker_http *h, const char *method) {
         if (!path_fits(o->routes[i].path, h->path, &h->rest)) continue;
         path_known = true;
         if (strcmp(method, o->routes[i].method) != 0) continue;
-        o->routes[i].handle(o->routes[i].ctx, h);
+        const char *query = o->routes[i].query;
+        if (query && !query_fits(h, query))
+            reply_query(h, query);
+        else
+            o->routes[i].handle(o->routes[i].ctx, h);
         return;
     }
     if (path_known)
@@ -137,7 +171,8 @@ static bool copy_request(struct broker_http *h) {
     h->path = decoded ? hf_arena_str(&h->arena, hf_str_make(decoded, n)) : HF_STR("/");
     free(decoded);
     const char *query = uri ? evhttp_uri_get_query(uri) : NULL;
-    if (query && evhttp_parse_query_str(query, &h->query)) TAILQ_INIT(&h->query);
+    h->query_is_bad = query && (strstr(query, "%00") || (*query && evhttp_parse_query_str(query, &h->query)));
+    if (h->query_is_bad) TAILQ_INIT(&h->query);
     struct evbuffer *in = evhttp_request_get_input_buffer(h->rq);
     size_t body_n = evbuffer_get_length(in);
     char *body = hf_arena_alloc(&h->arena, body_n);

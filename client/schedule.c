@@ -133,15 +133,15 @@ enum hf_err hf_replace(hf_client *c, const hf_message *m, hf_outcome *out) {
 /* ---- many ---- */
 
 static enum hf_err page_path(const hf_filter *f, const char *after, char *out, size_t size) {
-    char topic[800], prefix[3100] = "", cursor[300] = "";
+    char topic[800], prefix[3100] = "", cursor[300] = "", to[32] = "";
     int n = 0;
+    if (f->due_to_ms) (void)snprintf(to, sizeof to, "&to=%" PRId64, f->due_to_ms);
     bool fits = f->topic && client_path_segment(f->topic, topic, sizeof topic) &&
                 (!f->id_prefix || client_path_segment(f->id_prefix, prefix, sizeof prefix)) &&
                 client_path_segment(after, cursor, sizeof cursor);
     if (fits)
-        n = snprintf(out, size, "/v1/schedule?topic=%s&from=%" PRId64 "&to=%" PRId64 "%s%s%s%s", topic,
-                     f->due_from_ms, f->due_to_ms, f->id_prefix ? "&prefix=" : "", prefix,
-                     *after ? "&after=" : "", cursor);
+        n = snprintf(out, size, "/v1/schedule?topic=%s&from=%" PRId64 "%s%s%s%s%s", topic, f->due_from_ms, to,
+                     f->id_prefix ? "&prefix=" : "", prefix, *after ? "&after=" : "", cursor);
     if (!fits || (size_t)n >= size)
         return client_error(HF_EINVAL, "schedule: a topic is required, or it is too long");
     return HF_OK;

@@ -142,19 +142,20 @@ static void part_close(void *state) {
     free(d);
 }
 
+#define PAGE_QUERY "topic prefix from to limit after"
 static const struct server_route routes[] = {
-    {"GET", "/v1/schedule", delay_on_list},
-    {"DELETE", "/v1/schedule", delay_on_bulk_cancel},
-    {"POST", "/v1/schedule", delay_on_bulk_move},
-    {"GET", "/v1/schedule-count", delay_on_count},
-    {"GET", "/v1/schedule-outcomes", delay_on_outcome},
-    {"GET", "/v1/schedule-stats", delay_on_stats},
-    {"GET", "/v1/schedule-next", delay_on_next},
-    {"POST", "/v1/schedule-clock", on_clock},
-    {"GET", "/v1/schedule/*", delay_on_show},
-    {"DELETE", "/v1/schedule/*", delay_on_cancel},
-    {"POST", "/v1/schedule/*", delay_on_move},
-    {"POST", "/v1/rejected/*", delay_on_replay},
+    {"GET", "/v1/schedule", delay_on_list, PAGE_QUERY},
+    {"DELETE", "/v1/schedule", delay_on_bulk_cancel, PAGE_QUERY},
+    {"POST", "/v1/schedule", delay_on_bulk_move, PAGE_QUERY},
+    {"GET", "/v1/schedule-count", delay_on_count, PAGE_QUERY},
+    {"GET", "/v1/schedule-outcomes", delay_on_outcome, "partition offset"},
+    {"GET", "/v1/schedule-stats", delay_on_stats, ""},
+    {"GET", "/v1/schedule-next", delay_on_next, "cron tz"},
+    {"POST", "/v1/schedule-clock", on_clock, ""},
+    {"GET", "/v1/schedule/*", delay_on_show, ""},
+    {"DELETE", "/v1/schedule/*", delay_on_cancel, ""},
+    {"POST", "/v1/schedule/*", delay_on_move, ""},
+    {"POST", "/v1/rejected/*", delay_on_replay, ""},
 };
 
 const struct server_part server_delay = {.name = "schedule",

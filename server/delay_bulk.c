@@ -179,9 +179,7 @@ static bool query_of(struct broker_http *rq, struct schedule_query *q) {
     return ok && q->topic.n > 0;
 }
 
-static const char usage[] =
-    "topic is needed; from, to: ms since 1970; limit: 1 to 1000; after: the next of the "
-    "page before";
+static const char usage[] = "topic is needed; " DELAY_FILTER_USAGE;
 
 void delay_on_bulk_cancel(void *state, struct broker_http *rq) {
     struct schedule_query q = {0};
@@ -194,7 +192,7 @@ void delay_on_bulk_cancel(void *state, struct broker_http *rq) {
 void delay_on_bulk_move(void *state, struct broker_http *rq) {
     struct schedule_query q = {0};
     struct delay_time time = {0};
-    const char *why = query_of(rq, &q) ? delay_parse_time(rq, true, &time) : usage;
+    const char *why = query_of(rq, &q) ? delay_parse_time(state, rq, true, &time) : usage;
     if (why)
         delay_reply_error(rq, 400, why);
     else

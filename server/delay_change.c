@@ -146,19 +146,32 @@ static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, 
     }
 }
 
+/* Topic and id of the path, by the door's own rules: what is appended here does not pass the door. false:
+ * answered. */
+static bool names_of(struct broker_http *rq, hf_str *topic, hf_str *id) {
+    struct hf_control control;
+    struct hf_control_error why;
+    if (!delay_topic_and_id(rq, topic, id)) {
+        delay_reply_error(rq, 400, DELAY_NAME_USAGE);
+        return false;
+    }
+    const struct hf_header h[] = {
+        {HF_STR(HF_HDR_OP), HF_STR("cancel")}, {HF_STR(HF_HDR_TOPIC), *topic}, {HF_STR(HF_HDR_ID), *id}};
+    if (hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &why) == HF_OK) return true;
+    delay_reply_json(rq, 400, json_pack("{s:s++}", "error", why.header, ": ", why.reason));
+    return false;
+}
+
 void delay_on_cancel(void *state, struct broker_http *rq) {
     hf_str topic, id;
-    if (!delay_topic_and_id(rq, &topic, &id) || !hf_topic_name_ok(topic) || hf_topic_is_ours(topic)) {
-        delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
-        return;
-    }
-    begin_change(state, rq, topic, id, (struct delay_time){0});
+    if (names_of(rq, &topic, &id)) begin_change(state, rq, topic, id, (struct delay_time){0});
 }
 
 /* "15m" or "-15m" */
-static bool shift_of(const char *text, int64_t *out) {
-    bool back = text && text[0] == '-';
-    if (!text || hf_duration_parse(hf_str_of(text + back), out) || *out > HF_TIME_MAX_MS) return false;
+static bool shift_of(hf_str text, int64_t *out) {
+    bool back = text.n > 0 && text.p[0] == '-';
+    if (back) text = hf_str_make(text.p + 1, text.n - 1);
+    if (hf_duration_parse(text, out) || *out > HF_TIME_MAX_MS) return false;
     if (back) *out = -*out;
     return true;
 }
@@ -175,28 +188,34 @@ static hf_str time_text(struct broker_http *rq, const json_t *given) {
     return text.n ? hf_arena_str(broker_http_arena(rq), text) : (hf_str){NULL, 0};
 }
 
-/* The door's own rules. */
-static const char *refused_time(const struct delay_time *time) {
-    const struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {time->header, time->value}};
+/* The door's own rules. A move of a message that already pends asks for no room. */
+static const char *refused_time(struct delay *d, const struct delay_time *time) {
+    const struct hf_header h[] = {{HF_STR(HF_HDR_OP), HF_STR("move")},
+                                  {HF_STR(HF_HDR_TOPIC), HF_STR("t")},
+                                  {HF_STR(HF_HDR_ID), HF_STR("i")},
+                                  {HF_STR(HF_HDR_EXPECT), HF_STR("0")},
+                                  {time->header, time->value}};
     struct hf_control control;
     struct hf_control_error why;
-    return hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &why) ? why.reason : NULL;
+    enum hf_err e = hf_control_delay(h, sizeof(h) / sizeof(h[0]), &control, &why);
+    if (!e) e = server_delay_admit(d->server, &control, 0, &why);
+    return e ? why.reason : NULL;
 }
 
-const char *delay_parse_time(struct broker_http *rq, bool shift, struct delay_time *out) {
+const char *delay_parse_time(struct delay *d, struct broker_http *rq, bool shift, struct delay_time *out) {
     hf_str body = broker_http_body(rq);
     json_t *o = json_loadb(body.n ? body.p : "", body.n, 0, NULL);
     const json_t *due = json_object_get(o, "due"), *delay = json_object_get(o, "delay");
     const json_t *by = shift ? json_object_get(o, "by") : NULL;
     struct delay_time time = {.header = delay ? HF_STR(HF_HDR_DELAY) : HF_STR(HF_HDR_DUE), .by = by != NULL};
     bool ok = !!due + !!delay + !!by == 1;
-    if (ok && by) ok = shift_of(json_string_value(by), &time.by_ms);
-    if (ok && !by) ok = (time.value = time_text(rq, due ? due : delay)).n > 0;
+    if (ok) ok = (time.value = time_text(rq, by ? by : due ? due : delay)).n > 0;
+    if (ok && by) ok = shift_of(time.value, &time.by_ms);
     json_decref(o);
     if (!ok)
         return shift ? "the body is {\"due\": ms or RFC 3339}, {\"delay\": \"15m\"} or {\"by\": \"-15m\"}"
                      : "the body is {\"due\": ms or RFC 3339} or {\"delay\": \"15m\"}";
-    const char *why = by ? NULL : refused_time(&time);
+    const char *why = time.by ? NULL : refused_time(d, &time);
     if (!why) *out = time;
     return why;
 }
@@ -204,11 +223,8 @@ const char *delay_parse_time(struct broker_http *rq, bool shift, struct delay_ti
 void delay_on_move(void *state, struct broker_http *rq) {
     hf_str topic, id;
     struct delay_time time;
-    if (!delay_topic_and_id(rq, &topic, &id) || !hf_topic_name_ok(topic) || hf_topic_is_ours(topic)) {
-        delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
-        return;
-    }
-    const char *why = delay_parse_time(rq, false, &time);
+    if (!names_of(rq, &topic, &id)) return;
+    const char *why = delay_parse_time(state, rq, false, &time);
     if (why)
         delay_reply_error(rq, 400, why);
     else

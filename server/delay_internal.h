@@ -60,6 +60,10 @@ void delay_on_outcome(void *state, struct broker_http *rq);
 void delay_on_count(void *state, struct broker_http *rq);
 json_t *delay_due_json(const uint64_t due[SCHEDULE_DUE_BUCKETS]);
 
+#define DELAY_FILTER_USAGE                                                                                   \
+    "from, to: ms since 1970 (to above 0) or RFC 3339; limit: 1 to 1000; after: the next of the page before"
+#define DELAY_NAME_USAGE "the path is /v1/schedule/TOPIC/ID, each percent-encoded"
+
 /* topic, prefix, from, to and limit of a query. */
 bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q);
 /* "DUE-SEQUENCE", as "next" of the page before; true without. */
@@ -89,8 +93,8 @@ void delay_on_replay(void *state, struct broker_http *rq);
 /* ---- changing (delay_change.c) ---- */
 
 /* The body's "due" or "delay", or "by" if shift is set. NULL: fine; else why not. Strings live in the
- * request. */
-const char *delay_parse_time(struct broker_http *rq, bool shift, struct delay_time *out);
+ * request, the reason lives until the next one. */
+const char *delay_parse_time(struct delay *d, struct broker_http *rq, bool shift, struct delay_time *out);
 /* The record that moves a message. HF_ELIMIT: too many headers. */
 HF_CHECK enum hf_err delay_build_move(struct batch_builder *b, const struct schedule_item *item,
                                       const struct delay_time *time);

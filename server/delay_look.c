@@ -85,11 +85,17 @@ bool delay_place_of(hf_str text, struct schedule_place *out) {
     return due >= 0 && sequence >= 0;
 }
 
+/* "to=0" is refused: to the schedule it means no end, to whoever asks it can only be a slip. */
+static bool time_of(hf_str text, int64_t least, int64_t *out) {
+    if (!text.p) return true;
+    return hf_time_parse(text, out) == HF_OK && *out >= least && *out <= HF_TIME_MAX_MS;
+}
+
 bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q) {
     *q = (struct schedule_query){.topic = broker_http_query(rq, "topic"),
                                  .id_prefix = broker_http_query(rq, "prefix")};
-    bool ok = number_of(broker_http_query(rq, "from"), 0, &q->due_from_ms) &&
-              number_of(broker_http_query(rq, "to"), 0, &q->due_to_ms) &&
+    bool ok = time_of(broker_http_query(rq, "from"), 0, &q->due_from_ms) &&
+              time_of(broker_http_query(rq, "to"), 1, &q->due_to_ms) &&
               number_of(broker_http_query(rq, "limit"), 1, &limit) && limit <= SCHEDULE_PAGE_MAX;
     q->limit = (size_t)limit;
     return ok;
@@ -99,9 +105,7 @@ bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_quer
 static bool page_of(struct broker_http *rq, struct schedule_query *q) {
     bool ok =
         delay_filter_of(rq, PAGE_DEFAULT, q) && delay_place_of(broker_http_query(rq, "after"), &q->after);
-    if (!ok)
-        delay_reply_error(rq, 400,
-                          "from, to: ms since 1970; limit: 1 to 1000; after: the next of the page before");
+    if (!ok) delay_reply_error(rq, 400, DELAY_FILTER_USAGE);
     return ok;
 }
 
@@ -198,12 +202,14 @@ void delay_on_show(void *state, struct broker_http *rq) {
     struct delay *d = state;
     hf_str topic, id;
     if (!delay_topic_and_id(rq, &topic, &id)) {
-        delay_reply_error(rq, 400, "the path is /v1/schedule/TOPIC/ID");
+        delay_reply_error(rq, 400, DELAY_NAME_USAGE);
         return;
     }
     struct showing showing = {.schedule = d->schedule};
     enum hf_err e = schedule_show(d->schedule, topic, id, show_item, &showing);
-    if (e)
+    if (e == HF_ENOTFOUND)
+        delay_reply_error(rq, 404, "nothing of this name pends");
+    else if (e)
         delay_reply_failure(rq, e);
     else
         delay_reply_json(rq, 200, showing.out);
@@ -229,8 +235,9 @@ void delay_on_outcome(void *state, struct broker_http *rq) {
     int64_t partition = -1, offset = -1;
     enum schedule_outcome outcome;
     if (!number_of(broker_http_query(rq, "partition"), 0, &partition) ||
-        !number_of(broker_http_query(rq, "offset"), 0, &offset) || partition > INT32_MAX) {
-        delay_reply_error(rq, 400, "partition and offset of a record of " HF_TOPIC_DELAY);
+        !number_of(broker_http_query(rq, "offset"), 0, &offset) || partition < 0 || partition > INT32_MAX ||
+        offset < 0) {
+        delay_reply_error(rq, 400, "partition and offset of a record of " HF_TOPIC_DELAY " are needed");
         return;
     }
     enum hf_err e = schedule_outcome_of(d->schedule, (int32_t)partition, offset, &outcome);

@@ -77,9 +77,9 @@ static void on_metrics(void *state, struct broker_http *rq) {
 }
 
 static const struct server_route routes[] = {
-    {"GET", "/healthz", on_health},
-    {"GET", "/readyz", on_ready},
-    {"GET", "/metrics", on_metrics},
+    {"GET", "/healthz", on_health, NULL},
+    {"GET", "/readyz", on_ready, NULL},
+    {"GET", "/metrics", on_metrics, NULL},
 };
 
 const struct server_part server_health = {

@@ -160,8 +160,9 @@ static enum hf_err open_broker(struct server *s) {
         }
         for (size_t k = 0; k < part->route_count; k++) {
             if (routes == sizeof(s->routes) / sizeof(s->routes[0])) return HF_ELIMIT;
-            s->routes[routes++] = (struct broker_route){part->routes[k].method, part->routes[k].path,
-                                                        part->routes[k].handle, s->states[i]};
+            s->routes[routes++] =
+                (struct broker_route){part->routes[k].method, part->routes[k].path, part->routes[k].handle,
+                                      s->states[i], part->routes[k].query};
         }
     }
     struct broker_options options = {.env = s->env,

@@ -27,6 +27,7 @@ struct server_handler {
 struct server_route {
     const char *method, *path; /* as in broker_route */
     void (*handle)(void *state, struct broker_http *rq);
+    const char *query;
 };
 
 struct server_part {

@@ -394,10 +394,10 @@ static void close_part(void *state) {
 }
 
 static const struct server_route routes[] = {
-    {"GET", "/v1/txn", on_list},
-    {"GET", "/v1/txn/*", on_show},
-    {"POST", "/v1/txn/*", on_decide},
-    {"GET", "/v1/txn-outcomes", on_outcomes},
+    {"GET", "/v1/txn", on_list, "group state from limit"},
+    {"GET", "/v1/txn/*", on_show, ""},
+    {"POST", "/v1/txn/*", on_decide, ""},
+    {"GET", "/v1/txn-outcomes", on_outcomes, "partition offset limit"},
 };
 
 const struct server_part server_txn = {.name = "txn",

@@ -119,8 +119,9 @@ void start(struct broker_options o) {
     static const struct broker_handler handlers[] = {{KAFKA_API_metadata, on_metadata, NULL},
                                                      {KAFKA_API_produce, keep, NULL},
                                                      {KAFKA_API_fetch, keep, NULL}};
-    static const struct broker_route routes[] = {{"GET", "/hello/*", hello, NULL},
-                                                 {"POST", "/hello/*", hello, NULL}};
+    static const struct broker_route routes[] = {{"GET", "/hello/*", hello, NULL, NULL},
+                                                 {"POST", "/hello/*", hello, NULL, NULL},
+                                                 {"GET", "/strict/*", hello, NULL, "q prefix"}};
     f = calloc(1, sizeof(*f));
     pthread_mutex_init(&f->lock, NULL);
     f->order = -1;
@@ -136,7 +137,7 @@ void start(struct broker_options o) {
     o.handlers = handlers;
     o.handler_count = 3;
     o.routes = routes;
-    o.route_count = 2;
+    o.route_count = sizeof(routes) / sizeof(routes[0]);
     o.step = step;
     o.wake_fd = f->wake;
     assert_int_equal(broker_open(&o, &f->broker), HF_OK);

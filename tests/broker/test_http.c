@@ -1,6 +1,7 @@
 /* HTTP beside the protocol on the same loop: routes, limits, connections. */
 #include "fixture.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,6 +36,28 @@ static void http_routes_and_limits(void **state) {
     strcat(long_header, "\r\n\r\n");
     assert_null(strstr(http(long_header, 0), " 200 "));
     free(long_header);
+    stop();
+}
+
+static void a_misspelt_query_parameter_is_refused_where_they_are_named(void **state) {
+    (void)state;
+    static const char *const fine[] = {"", "?", "?q=1", "?q=1&prefix=", "?prefix=%2500"};
+    static const char *const refused[] = {"?prefx=1",     "?q=1&q=2", "?q=1&prefix", "?q=a%00b",
+                                          "?prefix=1&=2", "?Q=1",     "?pre=1",      "?q%20prefix=1"};
+    char text[200];
+    start((struct broker_options){0});
+    for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++) {
+        (void)snprintf(text, sizeof(text), "GET /strict/x%s" TAIL "\r\n", fine[i]);
+        if (!strstr(http(text, 0), " 200 ")) fail_msg("%s", fine[i]);
+    }
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        (void)snprintf(text, sizeof(text), "GET /strict/x%s" TAIL "\r\n", refused[i]);
+        const char *answer = http(text, 0);
+        if (!strstr(answer, " 400 ") ||
+            !strstr(answer, "{\"error\":\"query parameters: q prefix; each once\"}"))
+            fail_msg("%s: %s", refused[i], answer);
+    }
+    assert_non_null(strstr(http("GET /hello/x?anything=1" TAIL "\r\n", 0), " 200 "));
     stop();
 }
 
@@ -77,6 +100,7 @@ static void an_http_connection_that_was_closed_takes_nothing_from_the_next_one(v
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(http_routes_and_limits),
+        cmocka_unit_test(a_misspelt_query_parameter_is_refused_where_they_are_named),
         cmocka_unit_test(http_connections_past_the_limit_wait_until_one_is_closed),
         cmocka_unit_test(an_http_connection_that_was_closed_takes_nothing_from_the_next_one),
     };
