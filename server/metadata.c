@@ -2,7 +2,9 @@
  * every group.
  *
  * A topic that is named, missing and may be created is created before the answer, so that the client's next
- * request finds it. */
+ * request finds it. A missing one of ours ("holdfast.delays") will never be there: its name is answered as
+ * invalid, which producers give up on at once, where an unknown topic is waited for. Questions to producer
+ * groups are not: their topic comes with the first one. */
 #include "server_internal.h"
 
 #include "base/names.h"
@@ -39,10 +41,11 @@ static bool fill_partitions(struct server *s, struct hf_arena *a, const struct l
 static bool fill_topic(struct server *s, struct hf_arena *a, hf_str name, struct kafka_metadata_topic *out) {
     *out = (struct kafka_metadata_topic){.name = name, .topic_authorized_operations = INT32_MIN};
     struct log_topic_info info;
+    bool never = hf_topic_is_ours(name) && !hf_str_starts(name, HF_STR(HF_TOPIC_CHECK));
     if (!hf_topic_name_ok(name))
         out->error_code = KAFKA_INVALID_TOPIC_EXCEPTION;
     else if (log_topic(s->log, name, &info))
-        out->error_code = KAFKA_UNKNOWN_TOPIC_OR_PARTITION;
+        out->error_code = never ? KAFKA_INVALID_TOPIC_EXCEPTION : KAFKA_UNKNOWN_TOPIC_OR_PARTITION;
     else {
         out->is_internal = info.internal;
         return fill_partitions(s, a, &info, out);
