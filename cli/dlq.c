@@ -13,7 +13,9 @@
  *
  * What lies in holdfast.rejected goes back to its destination (hf-origin), to the partition that was asked
  * for, under the name rejected/<partition>/<offset>@<time>. What was settled there is remembered as group
- * "holdfast.rejected". A record that was no schedule at all names no destination and can only be dropped. */
+ * "holdfast.rejected". A record that was no schedule at all names no destination and can only be dropped.
+ *
+ * A letter that cannot be replayed is told of, stays, and holds up no other. */
 #include "base/control.h"
 #include "base/duration.h"
 #include "base/names.h"
@@ -24,7 +26,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-enum { HEADERS_MAX = 200, NAME_MAX_BYTES = 1000 };
+enum { HEADERS_ROOM = HF_DELAY_HEADERS_MAX + 32, NAME_MAX_BYTES = 1000 };
 
 struct dlq {
     struct cli_server at;
@@ -70,7 +72,8 @@ struct session {
     char topic[HF_TOPIC_NAME_MAX + 8], marks_group[HF_TOPIC_NAME_MAX + 8];
     struct part *part;
     int parts;
-    int64_t seen, done;
+    int64_t seen, done, failed;
+    bool *found; /* of wanted */
 };
 
 /* What an action does with one dead letter. *settled: it is to be listed no more. */
@@ -84,14 +87,30 @@ static struct part *part_of(struct session *s, int32_t number) {
     return NULL;
 }
 
-static bool is_wanted(const struct session *s, const rd_kafka_message_t *m) {
+static bool is_wanted(struct session *s, const rd_kafka_message_t *m) {
     if (s->dlq->all || !s->wanted[0]) return true;
+    bool wanted = false;
     char place[64];
     (void)snprintf(place, sizeof place, "%" PRId32 "/%" PRId64, m->partition, m->offset);
     hf_str id = client_header(m, HF_HDR_MESSAGE_ID);
-    for (const char *const *w = s->wanted; *w; w++)
-        if (strcmp(*w, place) == 0 || hf_str_is(id, *w)) return true;
-    return false;
+    for (size_t i = 0; s->wanted[i]; i++) {
+        if (strcmp(s->wanted[i], place) != 0 && !hf_str_is(id, s->wanted[i])) continue;
+        s->found[i] = wanted = true;
+    }
+    return wanted;
+}
+
+static const char *command_of(const struct dlq *d) {
+    return d->rejected ? "rejected" : "dlq";
+}
+
+/* Only this letter cannot be handled: it is told, and the others have their turn. */
+static bool concerns_one(struct session *s, const rd_kafka_message_t *m, enum hf_err e) {
+    if (e != HF_EINVAL && e != HF_ELIMIT && e != HF_ENOTFOUND) return false;
+    s->failed++;
+    (void)fprintf(stderr, "holdfast %s: %" PRId32 "/%" PRId64 ": %s\n", command_of(s->dlq), m->partition,
+                  m->offset, hf_errmsg());
+    return true;
 }
 
 static enum hf_err open_parts(struct session *s) {
@@ -135,6 +154,7 @@ static enum hf_err visit(struct session *s, const rd_kafka_message_t *m, action 
     if (act && is_wanted(s, m)) {
         s->seen++;
         e = act(s, m, &settled);
+        if (e && concerns_one(s, m, e)) e = HF_OK;
     }
     if (settled)
         p->changed = true;
@@ -217,8 +237,10 @@ static hf_str destination_of(const rd_kafka_message_t *m) {
 static void list_rejected(const rd_kafka_message_t *m, const char *when) {
     hf_str reason = client_header(m, HF_HDR_REASON), id = client_header(m, HF_HDR_MESSAGE_ID);
     hf_str topic = destination_of(m);
-    (void)printf("%" PRId32 "/%" PRId64 "\t%s\ttopic=%.*s\tid=%.*s\t%.*s\n", m->partition, m->offset, when,
-                 width(topic), topic.p, width(id), id.p, width(reason), reason.p);
+    (void)printf("%" PRId32 "/%" PRId64 "\t%s\ttopic=%.*s\tid=", m->partition, m->offset, when, width(topic),
+                 topic.p);
+    cli_put_text(hf_str_make(id.p, (size_t)width(id)));
+    (void)printf("\t%.*s\n", width(reason), reason.p);
 }
 
 static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *settled) {
@@ -263,13 +285,13 @@ static enum hf_err drop(struct session *s, const rd_kafka_message_t *m, bool *se
 }
 
 struct replay {
-    hf_header headers[HEADERS_MAX];
+    hf_header headers[HEADERS_ROOM];
     size_t count;
     char name[NAME_MAX_BYTES + 1], number[24];
 };
 
 static void add(struct replay *r, const char *name, hf_str value) {
-    if (r->count < HEADERS_MAX) r->headers[r->count++] = (hf_header){hf_str_of(name), value};
+    if (r->count < HEADERS_ROOM) r->headers[r->count++] = (hf_header){hf_str_of(name), value};
 }
 
 /* What a dead letter says about its end is not said about its new life; where it came from is. */
@@ -285,9 +307,7 @@ static bool stays_behind(hf_str name) {
 /* The first headers of a record that goes back where it was to go. */
 static enum hf_err begin_rejected(const rd_kafka_message_t *m, struct replay *r, hf_str to) {
     if (to.n == 0)
-        return client_error(HF_EINVAL,
-                            "%" PRId32 "/%" PRId64 " was no schedule: it names no destination; drop it",
-                            m->partition, m->offset);
+        return client_error(HF_EINVAL, "it was no schedule and names no destination: it can only be dropped");
     (void)snprintf(r->name, sizeof r->name, HF_REJECTED_ID, m->partition, m->offset,
                    rd_kafka_message_timestamp(m, NULL));
     hf_str partition = client_header(m, HF_HDR_PARTITION);
@@ -325,9 +345,6 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
     if (e) return e;
     rd_kafka_headers_t *h;
     size_t headers = rd_kafka_message_headers(m, &h) ? 0 : rd_kafka_header_cnt(h);
-    if (headers + r->count > HEADERS_MAX)
-        return client_error(HF_ELIMIT, "letter %" PRId32 "/%" PRId64 " has more than %d headers",
-                            m->partition, m->offset, HEADERS_MAX);
     for (size_t i = 0; i < headers; i++) {
         const char *name;
         const void *p;
@@ -337,7 +354,9 @@ static enum hf_err compose(struct session *s, const rd_kafka_message_t *m, const
         if (!(rejected ? hf_header_is_of_rejection(key) : stays_behind(key)))
             add(r, name, hf_str_make(p, size));
     }
-    return HF_OK;
+    if (r->count <= HF_DELAY_HEADERS_MAX) return HF_OK;
+    return client_error(HF_ELIMIT, "more than %d headers, with those that a replay adds",
+                        HF_DELAY_HEADERS_MAX);
 }
 
 static enum hf_err replay(struct session *s, const rd_kafka_message_t *m, bool *settled) {
@@ -355,6 +374,12 @@ static enum hf_err replay(struct session *s, const rd_kafka_message_t *m, bool *
                                    .header_count = r.count,
                                    .move = s->scheduled};
     e = client_send(s->client, &record, NULL);
+    if (e == HF_EINVAL && s->dlq->rejected)
+        e = client_error(
+            e,
+            "\"%.*s\" cannot take it yet: it does not exist and may not be created, or has not so "
+            "many partitions (the server's log says which)",
+            width(destination_of(m)), destination_of(m).p);
     if (e) return e;
     s->done++;
     *settled = true;
@@ -371,6 +396,22 @@ static const struct {
                {"replay", replay, true, true},
                {"drop", drop, true, false}};
 
+/* What was asked for and is not there, or cannot be handled, after everything else was. */
+static enum hf_err sum_up(struct session *s) {
+    int64_t missing = 0;
+    for (size_t i = 0; s->wanted[i] && !s->dlq->all && s->seen > 0; i++) {
+        if (s->found[i]) continue;
+        missing++;
+        (void)fprintf(stderr, "holdfast %s: %s: no such message\n", command_of(s->dlq), s->wanted[i]);
+    }
+    if (s->seen == 0)
+        return client_error(HF_ENOTFOUND, "no such message; see holdfast %s list", command_of(s->dlq));
+    if (s->failed + missing > 0)
+        return client_error(HF_EIO, "%" PRId64 " not found, %" PRId64 " could not be handled and stay",
+                            missing, s->failed);
+    return HF_OK;
+}
+
 static enum hf_err perform(struct session *s, size_t which) {
     const char *topic = s->dlq->rejected ? HF_TOPIC_REJECTED : HF_TOPIC_DLQ;
     (void)snprintf(s->topic, sizeof s->topic, "%s%s", topic, s->dlq->rejected ? "" : s->dlq->group);
@@ -384,16 +425,15 @@ static enum hf_err perform(struct session *s, size_t which) {
         enum hf_err marked = commit(s);
         if (!e) e = marked;
     }
-    if (!e && actions[which].needs_names && s->seen == 0)
-        e = client_error(HF_ENOTFOUND, "no such message; see holdfast %s list",
-                         s->dlq->rejected ? "rejected" : "dlq");
-    if (!e && s->done > 0) (void)printf("%s %" PRId64 "\n", actions[which].name, s->done);
-    return e;
+    if (s->done > 0) (void)printf("%s %" PRId64 "\n", actions[which].name, s->done);
+    return !e && actions[which].needs_names ? sum_up(s) : e;
 }
 
 static int act(const struct dlq *d, const char *const *rest) {
-    const char *command = d->rejected ? "rejected" : "dlq";
+    const char *command = command_of(d);
     struct session s = {.dlq = d, .wanted = rest + (rest[0] ? 1 : 0)};
+    size_t wanted = 0;
+    while (s.wanted[wanted]) wanted++;
     for (size_t i = 0; rest[0] && i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(rest[0], actions[i].name) != 0) continue;
         if (!d->rejected && (!d->group || !hf_group_suffix_ok(hf_str_of(d->group))))
@@ -401,7 +441,10 @@ static int act(const struct dlq *d, const char *const *rest) {
         if (actions[i].needs_names && !d->all && !rest[1])
             return cli_usage(
                 command, "%s: which? partition/offset or message ids as list shows them, or --all", rest[0]);
-        enum hf_err e = perform(&s, i);
+        if (d->all && rest[1]) return cli_usage(command, "%s: those named, or --all?", rest[0]);
+        s.found = calloc(wanted + 1, sizeof *s.found);
+        enum hf_err e = s.found ? perform(&s, i) : client_error(HF_ENOMEM, "%s", hf_err_text(HF_ENOMEM));
+        free(s.found);
         for (int k = 0; k < s.parts; k++) marks_fini(&s.part[k].marks);
         free(s.part);
         if (s.rk) {
