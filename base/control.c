@@ -71,7 +71,7 @@ static const char *parse_due(struct hf_control *c, hf_str value) {
     int64_t ms;
     enum hf_err e = hf_time_parse(value, &ms);
     if (e == HF_ERANGE || (e == HF_OK && ms > HF_TIME_MAX_MS)) return "beyond the year 9999";
-    if (e) return "neither integer milliseconds since 1970 nor RFC 3339";
+    if (e) return "neither milliseconds since 1970 nor a time such as 2026-03-01T12:00:00Z";
     c->due_ms = ms < 0 ? 0 : ms;
     return NULL;
 }
@@ -144,12 +144,13 @@ static const char *parse_op(struct hf_control *c, hf_str value) {
 
 static const char *parse_cron(struct hf_control *c, hf_str value) {
     if (value.n > HF_CRON_MAX) return "longer than 256 bytes";
+    if (!utf8_ok(value)) return "not UTF-8";
     c->cron = value;
     return NULL;
 }
 
 static const char *parse_tz(struct hf_control *c, hf_str value) {
-    if (value.n > HF_ZONE_MAX) return "no time zone such as Europe/Berlin";
+    if (value.n > HF_ZONE_MAX || !utf8_ok(value)) return "no time zone such as Europe/Berlin";
     c->tz = value;
     return NULL;
 }
@@ -231,7 +232,7 @@ static enum hf_err check_time_and_id(const struct hf_control *c, bool timeless_o
     if (!c->topic.p) return refuse(why, HF_HDR_TOPIC, "missing: no destination");
     if (c->due_ms >= 0 && (c->delay_ms >= 0 || c->delay_level > 0))
         return refuse(why, HF_HDR_DELAY, "both hf-due and hf-delay");
-    if (!timed && !timeless_ok) return refuse(why, HF_HDR_DUE, "neither hf-due nor hf-delay");
+    if (!timed && !timeless_ok) return refuse(why, HF_HDR_DUE, "no time: none of hf-delay, hf-due, hf-cron");
     if (!timed && !c->cron.p && c->id.p) return refuse(why, HF_HDR_ID, "needs hf-due or hf-delay");
     if (c->on_conflict != HF_REPLACE && !c->id.p) return refuse(why, HF_HDR_ON_CONFLICT, "needs hf-id");
     return HF_OK;

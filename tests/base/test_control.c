@@ -90,6 +90,8 @@ static const struct row delay_rows[] = {
     {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-cron-overlap=skip"}, "hf-cron-overlap"},
     {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-cron-overlap=maybe"}, "hf-cron-overlap"},
     {{"hf-topic=t", "hf-delay=1", "hf-cron-overlap=skip", "hf-group=g"}, "hf-cron-overlap"},
+    {{"hf-topic=t", "hf-cron=\xff * * * *", "hf-id=a"}, "hf-cron"},
+    {{"hf-topic=t", "hf-cron=@daily", "hf-id=a", "hf-tz=\xff"}, "hf-tz"},
     {{"hf-topic=t", "hf-cron=* * * * *"}, "hf-cron"},
     {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a", "hf-delay=1"}, "hf-cron"},
     {{"hf-topic=t", "hf-cron=* * * * *", "hf-id=a", "hf-due=1"}, "hf-cron"},
