@@ -161,6 +161,18 @@ char *cli_from_base64(const char *s, size_t *n) {
     return out;
 }
 
+/* ---- text ---- */
+
+void cli_put_text(hf_str s) {
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if (c < 0x20 || c == 0x7f)
+            (void)printf("\\x%02x", c);
+        else
+            (void)putchar(c);
+    }
+}
+
 /* ---- JSON ---- */
 
 static void set_bytes(json_t *o, const char *name, hf_str s) {

@@ -47,6 +47,9 @@ HF_CHECK enum hf_err cli_consumer(const struct cli_server *at, const char *group
 /* All partitions of a topic. HF_ENOTFOUND. The caller destroys the list. */
 HF_CHECK enum hf_err cli_partitions(rd_kafka_t *rk, const char *topic, rd_kafka_topic_partition_list_t **out);
 
+/* On stdout, with control characters as \xNN: a key or an id may hold line ends, or move a terminal's cursor. */
+void cli_put_text(hf_str s);
+
 /* One message as the object that tail --json prints and send --jsonl reads; bytes that are no UTF-8 travel as
  * key_base64, value_base64. */
 json_t *cli_message_json(const rd_kafka_message_t *m);

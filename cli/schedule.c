@@ -1,9 +1,13 @@
 /* holdfast schedule list | count | show | cancel | move | stats: messages that are held until they are due.
  *
  * cancel and move take TOPIC ID, or a filter: then page after page is asked for, and the sums are printed.
- * What stops in the middle says where to go on (--after); beginning anew does no harm either. */
+ * What stops in the middle says where to go on (--after). Beginning anew does no harm to a cancel or a move to a
+ * time; a move --by would move twice what it has moved already.
+ *
+ * A flag that an action has no use for is refused: "cancel --limit 5" that cancels everything would be believed. */
 #include "common.h"
 
+#include "base/control.h"
 #include "base/duration.h"
 
 #include <inttypes.h>
@@ -40,7 +44,7 @@ static const struct hf_option rows[] = {
 };
 static const struct hf_options options = {"schedule", rows, sizeof rows / sizeof *rows};
 
-enum { PATH_MAX_BYTES = 2000, PAGE = 500 };
+enum { PATH_MAX_BYTES = 4000, PAGE = 500 }; /* an id of 1,000 bytes, percent-encoded */
 
 /* One request. *out is the caller's. Answers other than 200 are told in words. */
 static enum hf_err call(const struct schedule *s, const char *method, const char *path, const json_t *body,
@@ -61,9 +65,10 @@ static enum hf_err call(const struct schedule *s, const char *method, const char
     return e;
 }
 
-static const char *text_at(const json_t *o, const char *name) {
-    const char *text = json_string_value(json_object_get(o, name));
-    return text ? text : "-";
+static hf_str text_at(const json_t *o, const char *name) {
+    const json_t *text = json_object_get(o, name);
+    return json_is_string(text) ? hf_str_make(json_string_value(text), json_string_length(text))
+                                : HF_STR("-");
 }
 
 static void print_item(const struct schedule *s, const json_t *item) {
@@ -72,8 +77,12 @@ static void print_item(const struct schedule *s, const json_t *item) {
         (void)putchar('\n');
         return;
     }
-    (void)printf("%s\t%s\t%s\t%s\t%" JSON_INTEGER_FORMAT " bytes\n", text_at(item, "due"),
-                 text_at(item, "topic"), text_at(item, "id"), text_at(item, "key"),
+    static const char *const columns[] = {"due", "topic", "id", "key"};
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        cli_put_text(text_at(item, columns[i]));
+        (void)putchar('\t');
+    }
+    (void)printf("%" JSON_INTEGER_FORMAT " bytes\n",
                  json_integer_value(json_object_get(item, "value_bytes")));
 }
 
@@ -222,7 +231,7 @@ static enum hf_err change_many(const struct schedule *s, const char *method, con
     json_t *sum;
     char after[80], why[512];
     if (!s->topic)
-        return client_error(HF_EINVAL, "which TOPIC and ID, or which messages? (--topic T, --prefix P …)");
+        return client_error(HF_EINVAL, "which? TOPIC and ID, or --topic T (and --prefix P, --from, --to)");
     enum hf_err e = over_pages(s, method, "schedule", body, &sum, after);
     if (e && *after) {
         (void)snprintf(why, sizeof why, "%s", hf_errmsg());
@@ -267,7 +276,8 @@ static enum hf_err change(const struct schedule *s, const char *method, const ch
         (void)json_dumpf(answer, stdout, JSON_COMPACT);
         (void)putchar('\n');
     } else {
-        (void)printf("%s\n", text_at(answer, "outcome"));
+        cli_put_text(text_at(answer, "outcome"));
+        (void)putchar('\n');
     }
     json_decref(answer);
     return HF_OK;
@@ -284,7 +294,7 @@ static enum hf_err check_times(const struct schedule *s) {
     bool level = s->delay && strncmp(s->delay, "level", 5) == 0; /* the server knows them */
     if (s->delay && !level && hf_duration_parse(hf_str_of(s->delay), &v))
         return client_error(HF_EINVAL, "move: --delay \"%s\": 250ms 30s 15m 2h 7d", s->delay);
-    if (s->by && hf_duration_parse(hf_str_of(s->by + (*s->by == '-')), &v))
+    if (s->by && (hf_duration_parse(hf_str_of(s->by + (*s->by == '-')), &v) || v > HF_TIME_MAX_MS))
         return client_error(HF_EINVAL, "move: --by \"%s\": 15m, or -15m for earlier", s->by);
     return HF_OK;
 }
@@ -317,20 +327,46 @@ static enum hf_err stats(const struct schedule *s, const char *const *names) {
     return HF_OK;
 }
 
+enum { TAKES_FILTER = 1, TAKES_LIMIT = 2, TAKES_TIME = 4, NOT_DONE_SO = 8 };
+
 static const struct {
     const char *name;
     enum hf_err (*run)(const struct schedule *s, const char *const *names);
-    size_t names; /* TOPIC ID, or none */
-    bool many;    /* or none all the same */
-} actions[] = {{"list", list, 0, true},     {"count", count, 0, true}, {"show", show, 2, false},
-               {"cancel", cancel, 2, true}, {"move", move, 2, true},   {"stats", stats, 0, true}};
+    unsigned one, many; /* the flags it takes with TOPIC ID, and without */
+} actions[] = {{"list", list, NOT_DONE_SO, TAKES_FILTER | TAKES_LIMIT},
+               {"count", count, NOT_DONE_SO, TAKES_FILTER},
+               {"show", show, 0, NOT_DONE_SO},
+               {"cancel", cancel, 0, TAKES_FILTER},
+               {"move", move, TAKES_TIME, TAKES_FILTER | TAKES_TIME},
+               {"stats", stats, NOT_DONE_SO, TAKES_FILTER}};
+
+/* The first flag that is given and of no use; NULL: none. */
+static const char *useless_flag(const struct schedule *s, unsigned taken) {
+    const struct {
+        const char *name;
+        bool given;
+        unsigned of;
+    } flags[] = {{"topic", s->topic, TAKES_FILTER}, {"prefix", s->prefix, TAKES_FILTER},
+                 {"from", s->from, TAKES_FILTER},   {"to", s->to, TAKES_FILTER},
+                 {"after", s->after, TAKES_FILTER}, {"limit", s->limit, TAKES_LIMIT},
+                 {"due", s->due, TAKES_TIME},       {"delay", s->delay, TAKES_TIME},
+                 {"by", s->by, TAKES_TIME}};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (flags[i].given && !(taken & flags[i].of)) return flags[i].name;
+    return NULL;
+}
 
 static int act(const struct schedule *s, const char *const *rest, size_t given) {
     for (size_t i = 0; rest[0] && i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(rest[0], actions[i].name) != 0) continue;
-        if (given != 1 + actions[i].names && !(actions[i].many && given == 1))
-            return cli_usage("schedule", actions[i].names ? "%s: which TOPIC and ID?" : "%s takes no names",
+        unsigned taken = given == 1 ? actions[i].many : given == 3 ? actions[i].one : NOT_DONE_SO;
+        if (taken & NOT_DONE_SO)
+            return cli_usage("schedule",
+                             actions[i].one & NOT_DONE_SO ? "%s takes no names" : "%s: which TOPIC and ID?",
                              rest[0]);
+        const char *flag = useless_flag(s, taken);
+        if (flag)
+            return cli_usage("schedule", "%s%s takes no --%s", rest[0], given == 3 ? " of one" : "", flag);
         enum hf_err e = actions[i].run(s, rest + 1);
         if (e == HF_EINVAL) return cli_usage("schedule", "%s", hf_errmsg());
         return e ? cli_fail("schedule", e) : CLI_DONE;

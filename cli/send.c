@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-enum { HEADERS_MAX = 100 };
+enum { HEADERS_MAX = HF_DELAY_HEADERS_MAX };
 
 struct send {
     struct cli_server at;
@@ -32,7 +32,9 @@ static const struct hf_option rows[] = {
     TEXT("on.conflict", conflict, "replace|keep|once", "what an id that is pending does"),
     TEXT("message.id", message_id, "ID", "identity, for deduplication"),
     {"jsonl", HF_OPTION_SWITCH, offsetof(struct send, jsonl),
-     .help = "each line of the input is a JSON object, as tail --json prints it"},
+     .help =
+         "each line of the input is a JSON object, as tail --json prints it; id, delay, due, cron, tz and "
+         "message_id in it go before the flags"},
     {"json", HF_OPTION_SWITCH, offsetof(struct send, json),
      .help = "a receipt for each message: its line or value, topic, partition, offset, timestamp, outcome"},
 };
@@ -99,7 +101,70 @@ static enum hf_err post(struct job *j, const hf_message *m, int64_t number) {
     return e;
 }
 
+/* ---- when ---- */
+
+static enum hf_err take_delay(hf_message *m, const char *text) {
+    int64_t level = 0;
+    m->delay_ms = 0;
+    if (strncmp(text, "level", 5) == 0) {
+        if (hf_str_int(hf_str_of(text + 5), &level) || level < 1 || level > HF_DELAY_LEVELS_MAX)
+            return client_error(HF_EINVAL, "delay \"%s\": level1 and up", text);
+    } else if (hf_duration_parse(hf_str_of(text), &m->delay_ms)) {
+        return client_error(HF_EINVAL, "delay \"%s\": 250ms 30s 15m 2h 7d", text);
+    }
+    m->delay_level = (int32_t)level;
+    return HF_OK;
+}
+
+static enum hf_err take_due(hf_message *m, const char *text) {
+    if (hf_time_parse(hf_str_of(text), &m->due_ms) == HF_OK) return HF_OK;
+    return client_error(HF_EINVAL, "due \"%s\": 2026-03-01T12:00:00Z, or milliseconds since 1970", text);
+}
+
 /* ---- JSON ---- */
+
+/* *out stays as it is if there is none. */
+static enum hf_err text_of(const json_t *o, const char *name, const char **out) {
+    const json_t *v = json_object_get(o, name);
+    if (!v || json_is_null(v)) return HF_OK;
+    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+        return client_error(HF_EINVAL, "%s: a text is needed, without NUL bytes", name);
+    *out = json_string_value(v);
+    return HF_OK;
+}
+
+/* "30m", or milliseconds. */
+static enum hf_err time_of(const json_t *o, const char *name, enum hf_err (*take)(hf_message *, const char *),
+                           hf_message *m) {
+    char number[32];
+    const char *text = NULL;
+    const json_t *v = json_object_get(o, name);
+    if (json_is_integer(v)) {
+        (void)snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+        text = number;
+    } else {
+        enum hf_err e = text_of(o, name, &text);
+        if (e) return e;
+    }
+    return text ? take(m, text) : HF_OK;
+}
+
+/* What an object says of its own goes before the flags; one time of its own before that of the flags. */
+static enum hf_err fields_of(const json_t *o, hf_message *m) {
+    const char *topic = m->topic;
+    enum hf_err e = text_of(o, "topic", &topic);
+    if (!e) e = text_of(o, "id", &m->id);
+    if (!e) e = text_of(o, "message_id", &m->message_id);
+    if (!m->topic) m->topic = topic;
+    if (json_object_get(o, "delay") || json_object_get(o, "due") || json_object_get(o, "cron")) {
+        m->delay_ms = m->due_ms = m->delay_level = 0;
+        m->cron = NULL;
+    }
+    if (!e) e = text_of(o, "cron", &m->cron);
+    if (!e && m->cron) e = text_of(o, "tz", &m->tz);
+    if (!e) e = time_of(o, "delay", take_delay, m);
+    return e ? e : time_of(o, "due", take_due, m);
+}
 
 /* Text, or base64 of it, from an object. The caller frees *memory. false: neither is right. */
 static bool bytes_of(const json_t *o, const char *name, hf_str *out, char **memory) {
@@ -116,7 +181,7 @@ static bool bytes_of(const json_t *o, const char *name, hf_str *out, char **memo
     return !v || json_is_null(v) || json_is_string(v);
 }
 
-static size_t headers_of(const json_t *o, hf_header *out, char **memory) {
+static enum hf_err headers_of(const json_t *o, hf_header *out, char **memory, size_t *count) {
     size_t n = 0, i;
     json_t *pair;
     json_array_foreach(json_object_get(o, "headers"), i, pair) {
@@ -124,8 +189,8 @@ static size_t headers_of(const json_t *o, hf_header *out, char **memory) {
                      *b = json_array_get(pair, 2);
         const char *text = json_string_value(name);
         /* Headers of ours belong to the move that made them. */
-        if (!text || n == HEADERS_MAX || (strncmp(text, "hf-", 3) == 0 && strcmp(text, "hf-version") != 0))
-            continue;
+        if (!text || (strncmp(text, "hf-", 3) == 0 && strcmp(text, "hf-version") != 0)) continue;
+        if (n == HEADERS_MAX) return client_error(HF_ELIMIT, "more than %d headers", HEADERS_MAX);
         hf_str value = {json_string_value(v), json_string_length(v)};
         if (json_is_string(b)) {
             memory[n] = cli_from_base64(json_string_value(b), &value.n);
@@ -133,30 +198,21 @@ static size_t headers_of(const json_t *o, hf_header *out, char **memory) {
         }
         out[n++] = (hf_header){hf_str_of(text), value};
     }
-    return n;
+    *count = n;
+    return HF_OK;
 }
 
 static enum hf_err send_object(struct job *j, const json_t *o, int64_t number) {
     hf_header headers[HEADERS_MAX];
     char *memory[HEADERS_MAX + 2] = {0};
     hf_message m = j->pattern;
-    const char *topic = json_string_value(json_object_get(o, "topic"));
-    const char *id = json_string_value(json_object_get(o, "id"));
-    const char *cron = json_string_value(json_object_get(o, "cron")),
-               *tz = json_string_value(json_object_get(o, "tz"));
-    const char *message_id = json_string_value(json_object_get(o, "message_id"));
-    enum hf_err e = HF_OK;
-    hf_str key;
-    if (!m.topic) m.topic = topic;
-    if (id) m.id = id;
-    if (cron) m.cron = cron;
-    if (cron && tz) m.tz = tz;
-    if (message_id) m.message_id = message_id;
-    m.header_count = headers_of(o, headers, memory + 2);
+    hf_str key = {NULL, 0};
+    enum hf_err e = fields_of(o, &m);
+    if (!e) e = headers_of(o, headers, memory + 2, &m.header_count);
     for (size_t i = 0; i < j->pattern.header_count && m.header_count < HEADERS_MAX; i++)
         headers[m.header_count++] = j->pattern.headers[i];
     m.headers = headers;
-    if (!bytes_of(o, "key", &key, &memory[0]) || !bytes_of(o, "value", &m.value, &memory[1]))
+    if (!e && (!bytes_of(o, "key", &key, &memory[0]) || !bytes_of(o, "value", &m.value, &memory[1])))
         e = client_error(HF_EINVAL,
                          "key and value are texts, null, or base64 in key_base64 and value_base64");
     if (key.p) m.key = key;
@@ -174,7 +230,7 @@ static enum hf_err send_line(struct job *j, bool jsonl, const char *line, size_t
         return post(j, &m, number);
     }
     json_error_t why;
-    json_t *o = json_loadb(line, n, 0, &why);
+    json_t *o = json_loadb(line, n, JSON_ALLOW_NUL, &why);
     if (!json_is_object(o)) {
         json_decref(o);
         return client_error(HF_EINVAL, "no JSON object: %s", o ? "another kind of value" : why.text);
@@ -250,21 +306,15 @@ static int take_flags(struct job *j, const struct send *s, const char *const *he
     static const char *const conflicts[] = {"replace", "keep", "once"};
     j->pattern =
         (hf_message){.topic = j->topic, .key = hf_str_of(s->key), .id = s->id, .message_id = s->message_id};
-    bool level = s->delay && strncmp(s->delay, "level", 5) == 0;
     int64_t number = 0;
-    if (level && (hf_str_int(hf_str_of(s->delay + 5), &number) || number < 1 || number > HF_DELAY_LEVELS_MAX))
-        return cli_usage("send", "delay \"%s\": level1 and up", s->delay);
-    j->pattern.delay_level = (int32_t)number;
     if (s->partition && (hf_str_int(hf_str_of(s->partition), &number) || number < 0 || number >= INT32_MAX))
         return cli_usage("send", "partition \"%s\": a number from 0", s->partition);
     if (s->partition) j->pattern.partition = HF_PARTITION((int32_t)number);
     j->pattern.cron = s->cron;
     j->pattern.tz = s->tz;
     j->pattern.cron_group = s->cron_group;
-    if (s->delay && !level && hf_duration_parse(hf_str_of(s->delay), &j->pattern.delay_ms))
-        return cli_usage("send", "delay \"%s\": 250ms 30s 15m 2h 7d", s->delay);
-    if (s->due && hf_time_parse(hf_str_of(s->due), &j->pattern.due_ms))
-        return cli_usage("send", "due \"%s\": 2026-03-01T12:00:00Z, or milliseconds since 1970", s->due);
+    if ((s->delay && take_delay(&j->pattern, s->delay)) || (s->due && take_due(&j->pattern, s->due)))
+        return cli_usage("send", "%s", hf_errmsg());
     if (!!s->delay + !!s->due + !!s->cron > 1) return cli_usage("send", "delay, due and cron: one of them");
     if (s->cron && !s->id) return cli_usage("send", "cron needs an id: a name to change or cancel it by");
     int found = -1;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { API_ANSWER_MAX = 16 << 20 };
+enum { API_ANSWER_MAX = 16 << 20, API_URL_MAX = 8192 };
 
 struct answer {
     char *p;
@@ -72,7 +72,7 @@ enum hf_err client_api(const char *api, const char *method, const char *path, co
         return client_error(HF_EUNSUPPORTED, "%s %s needs the server's HTTP address (option api)", method,
                             path);
     pthread_once(&once, init_curl);
-    char url[2048];
+    char url[API_URL_MAX];
     if ((size_t)snprintf(url, sizeof url, "http://%s%s", api, path) >= sizeof url)
         return client_error(HF_ELIMIT, "%s %s: the path is too long", method, path);
     CURL *h = curl_easy_init();
@@ -86,6 +86,7 @@ enum hf_err client_api(const char *api, const char *method, const char *path, co
     }
     curl_easy_setopt(h, CURLOPT_URL, url);
     curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
+    curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L); /* "." and ".." are ids like others */
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_NOPROXY, "*");
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http");
@@ -97,7 +98,7 @@ enum hf_err client_api(const char *api, const char *method, const char *path, co
         curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
     }
     e = perform(h, url, status);
-    if (!e) *out = a.n ? json_loadb(a.p, a.n, JSON_DECODE_ANY, NULL) : NULL;
+    if (!e) *out = a.n ? json_loadb(a.p, a.n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
 out:
     free(a.p);
     free(text);

@@ -95,6 +95,8 @@ static enum hf_err check_message(const hf_message *m) {
                             m->topic);
     if (!m->cron && (m->tz || m->cron_group))
         return client_error(HF_EINVAL, "message to \"%s\": tz and cron_group go with cron", m->topic);
+    if (m->on_conflict != HF_CONFLICT_REPLACE && !m->id)
+        return client_error(HF_EINVAL, "message to \"%s\": on_conflict needs an id", m->topic);
     if (m->partition < 0)
         return client_error(HF_EINVAL, "message to \"%s\": partition: use HF_PARTITION(n)", m->topic);
     if ((m->id && !*m->id) || (m->message_id && !*m->message_id))

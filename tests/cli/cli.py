@@ -68,13 +68,29 @@ def tail_and_send_carry_a_topic_whole(cli):
     cli("topic", "create", "copy")
     cli("send", "origin", "first", "--key", "k", "--header", "h=1", "--message.id", "m-1")
     cli("send", "origin", "zweite ß\ttab", "--header", "h=2", "--header", "h=3")
-    subprocess.run(["kcat", "-P", "-b", cli.at[1], "-t", "origin", "-K:"], input=b"\xff\xfe:\x00\xff\n", check=True, timeout=60)
+    subprocess.run(["kcat", "-P", "-b", cli.at[1], "-t", "origin", "-K:"], input=b"\xff\xfe:\x00\xff\n\0\0\0\x05:\0\n",
+                   check=True, timeout=60)
     exported = cli("tail", "origin", "--from", "earliest", "--exit", "--json")
-    assert cli("send", "copy", "--jsonl", stdin=exported) == "sent 3\n"
+    assert cli("send", "copy", "--jsonl", stdin=exported) == "sent 4\n"
     strip = lambda topic: [{k: v for k, v in m.items() if k not in ("topic", "offset", "timestamp", "partition")}
                            for m in cli.json("tail", topic, "--from", "earliest", "--exit")]
     assert strip("copy") == strip("origin"), (strip("copy"), strip("origin"))
     assert strip("copy")[0]["message_id"] == "m-1" and strip("copy")[1]["headers"] == [["h", "2"], ["h", "3"]]
+
+
+def a_line_of_json_says_its_own_name_and_time(cli):
+    lines = [{"value": "1", "id": "one", "delay": "1h"}, {"value": "2", "id": "two", "due": "2099-01-01T00:00:00Z"},
+             {"value": "3", "id": "three", "cron": "@yearly"}, {"value": "4", "id": "four"}]
+    text = "\n".join(json.dumps(line) for line in lines)
+    assert cli("send", "own", "--jsonl", "--delay", "3h", stdin=text) == "sent 4\n"
+    rows = {r["id"]: r for r in cli.json("schedule", "list", "--topic", "own")}
+    hours = lambda name: (rows[name]["due_ms"] - rows[name]["accepted_ms"]) / 3600000
+    assert (hours("one"), hours("four")) == (1, 3) and rows["two"]["due"].startswith("2099") and "cron" in rows["three"], rows
+    for wrong in ({"id": 5}, {"id": "a\0b"}, {"delay": "soon"}, {"due": "soon"}, {"delay": True}, {"delay": "1h", "due": 5},
+                  {"headers": [["h", "v"]] * 300}):
+        err = cli("send", "own", "--jsonl", stdin=json.dumps({"value": "x", **wrong}), status=1)
+        assert "line 1" in err and next(iter(wrong)) in err, (wrong, err)
+    cli("schedule", "cancel", "--topic", "own")
 
 
 def digits_are_an_offset_and_a_date_is_a_time(cli):
@@ -119,6 +135,38 @@ def a_list_ends_at_its_limit_and_zero_is_none(cli):
         assert len(cli.json("schedule", "list", "--topic", "listed", "--limit", limit)) == rows, limit
     assert "--limit" in cli("schedule", "list", "--limit", "-1", status=2)
     cli("schedule", "cancel", "--topic", "listed")
+
+
+def ids_of_any_kind_are_shown_and_cancelled(cli):
+    ids = [".", "..", "a/b?c=d&e#%41", " ", "line\nend", "\x1b[31mred", "日" * 333, "x" * 1000]
+    for name in ids:
+        cli("send", "any", "v", "--delay", "1h", "--id", name)
+    subprocess.run(["kcat", "-P", "-b", cli.at[1], "-t", "holdfast.delay", "-K:", "-H", "hf-topic=any", "-H", "hf-delay=1h",
+                    "-H", "hf-id=bytes"], input=b"\0\0\0\x05:\0\n", check=True, timeout=60)
+    text = cli("schedule", "list", "--topic", "any")
+    assert text.count("\n") == len(ids) + 1 and "\x1b" not in text and "\\x1b[31mred" in text, text
+    assert cli("schedule", "show", "any", "bytes", "--json").count("\\u0000") == 4
+    for name in ids:
+        assert cli("schedule", "count", "--topic", "any", "--prefix", name).startswith("count 1\n") or name == ".", name
+        assert cli("schedule", "move", "any", name, "--delay", "2h") == "moved\n", name
+        assert cli("schedule", "cancel", "any", name) == "cancelled\n", name
+    assert cli("schedule", "cancel", "--topic", "any").startswith("cancelled 1\n")
+    assert "nothing of this name pends" in cli("schedule", "show", "any", "bytes", status=1)
+
+
+def a_flag_that_would_be_left_out_of_account_is_refused(cli):
+    cli("send", "kept", "--delay", "1h", "--id", "i", stdin="v\n")
+    for words in (("cancel", "--topic", "kept", "--limit", "1"), ("cancel", "kept", "i", "--prefix", "j"), ("cancel",),
+                  ("cancel", "--prefix", "i"), ("cancel", "--topic", "kept", "--to", "0"), ("count", "--limit", "3"),
+                  ("move", "--topic", "kept", "--by", "1h", "--limit", "1"), ("move", "kept", "i", "--delay", "1h", "--from", "5"),
+                  ("move", "--topic", "kept", "--delay", "level99"), ("move", "kept", "i", "--delay", "level99"),
+                  ("show", "kept", "i", "--by", "1h"), ("list", "--due", "5")):
+        err = cli("schedule", *words, status=2)
+        assert "--help" in err, (words, err)
+    row, = cli.json("schedule", "list", "--topic", "kept")
+    assert row["due_ms"] - row["accepted_ms"] == 3600000, row
+    assert "on_conflict" in cli("send", "kept", "v", "--delay", "1h", "--on.conflict", "keep", status=1)
+    cli("schedule", "cancel", "--topic", "kept")
 
 
 def a_group_reads_on_and_is_reset(cli):
@@ -254,7 +302,8 @@ def a_program_dies_with_its_worker(cli):
 
 
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
-         tail_and_send_carry_a_topic_whole, digits_are_an_offset_and_a_date_is_a_time,
+         tail_and_send_carry_a_topic_whole, a_line_of_json_says_its_own_name_and_time,
+         ids_of_any_kind_are_shown_and_cancelled, a_flag_that_would_be_left_out_of_account_is_refused, digits_are_an_offset_and_a_date_is_a_time,
          topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be,
          a_list_ends_at_its_limit_and_zero_is_none, a_group_reads_on_and_is_reset,
          a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,

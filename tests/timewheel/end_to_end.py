@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from holdfast import Holdfast  # noqa: E402
@@ -131,6 +133,51 @@ def wrong_records_are_refused_and_nothing_else():
     check("others go on", consume("after", 1)[0][3] == "v")
 
 
+def a_name_that_will_never_be_a_topic_is_refused_at_once():
+    for name in ("holdfast.delays", "holdfast.Delay"):
+        run = subprocess.run(["kcat", "-P", "-b", server.kafka, "-t", name, "-X", "message.timeout.ms=50000"], input="v\n", text=True,
+                             capture_output=True, timeout=120)
+        check(f"refused: {run.stderr}", run.returncode != 0 and "Invalid topic" in run.stderr)
+
+
+def ask(method, path, body=None):
+    request = urllib.request.Request(f"http://{server.http}{path}", method=method, data=body and json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as e:
+        with e:
+            return e.code, json.load(e)
+
+
+def http_does_nothing_that_was_not_asked_for():
+    rejected = json.loads(schedule("stats", "--json"))["rejected"]
+    produce(["k:v"], "hf-topic=asked", "hf-delay=2h", "hf-id=a")
+    until(lambda: ask("GET", "/v1/schedule/asked/a")[0] == 200, "it pends")
+    many = "/v1/schedule?topic=asked"
+    for method, path, body, why in (("DELETE", many + "&prefx=b", None, "query parameters: topic prefix from"),
+                                    ("DELETE", many + "&topic=b", None, "each once"), ("DELETE", many + "&prefix=a%00b", None, "query"),
+                                    ("DELETE", many + "&to=0", None, "to above 0"), ("DELETE", many + "&from=soon", None, "RFC 3339"),
+                                    ("DELETE", "/v1/schedule?prefix=a", None, "topic is needed"),
+                                    ("DELETE", "/v1/schedule/asked/%ff", None, "hf-id: not UTF-8"),
+                                    ("POST", "/v1/schedule/asked/%ff", {"delay": "1h"}, "hf-id: not UTF-8"),
+                                    ("DELETE", "/v1/schedule/not%20legal/a", None, "hf-topic: not a legal topic name"),
+                                    ("POST", "/v1/schedule/asked/a", {"delay": "level99"}, "delay.levels has 18"),
+                                    ("POST", many, {"delay": "level99"}, "delay.levels has 18"),
+                                    ("POST", many, {"by": "1h", "delay": "1h"}, "the body is"),
+                                    ("DELETE", "/v1/schedule/asked/a?force=1", None, "no query parameters"),
+                                    ("GET", "/v1/schedule-outcomes?partition=0", None, "are needed")):
+        status, answer = ask(method, path, body)
+        check(f"{method} {path} {body}: {status} {answer}", status == 400 and why in answer["error"])
+    item = ask("GET", "/v1/schedule/asked/a")[1]
+    check(f"it is as it was: {item}", item["due_ms"] - item["accepted_ms"] == 7200000)
+    check("nothing was rejected", json.loads(schedule("stats", "--json"))["rejected"] == rejected)
+    check("not this one", ask("DELETE", "/v1/schedule/asked/a%00b") == (404, {"outcome": "unknown"}))
+    check("before", ask("DELETE", many + "&to=2020-01-01T00:00:00Z")[1]["cancelled"] == 0)
+    check("by milliseconds", ask("POST", many, {"by": 3600000})[1]["moved"] == 1)
+    check("from a time", ask("DELETE", many + "&from=2020-01-01T00:00:00%2B01:00")[1]["cancelled"] == 1)
+
+
 def command(*words, status=0):
     run = subprocess.run([binary, *words, "--server", server.kafka, "--api", server.http], text=True, capture_output=True,
                          timeout=60)
@@ -242,6 +289,8 @@ def main():
                                     (is_listed_shown_moved_and_cancelled, ()), (keys_keep_their_partitions, ()),
                                     (a_kill_loses_and_doubles_nothing, (2000,)),
                                     (wrong_records_are_refused_and_nothing_else, ()),
+                                    (a_name_that_will_never_be_a_topic_is_refused_at_once, ()),
+                                    (http_does_nothing_that_was_not_asked_for, ()),
                                     (a_recurring_message_is_shown_moved_and_cancelled, ()),
                                     (delay_levels_are_a_table_of_the_server, ()),
                                     (many_are_counted_moved_and_cancelled, (3000,))):
