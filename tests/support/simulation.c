@@ -1,5 +1,4 @@
-/* The arguments of a simulation: a flag that is not known is refused, so that no run is another one than was asked
- * for. */
+/* How a simulation is called: a flag that is not known is refused, so that no run is another one than was asked for. */
 #include "simulation.h"
 
 #include <stdio.h>
@@ -9,7 +8,7 @@
 static bool number_is(const char *flag, const char *value, struct simulation *s, bool *seeds_said) {
     char *end;
     unsigned long long n = strtoull(value, &end, 10);
-    if (end == value || *end) return false;
+    if (end == value || *end || *value == '-') return false;
     if (strcmp(flag, "--seeds") == 0) {
         s->seeds = n;
         *seeds_said = true;
@@ -46,4 +45,13 @@ bool simulation_arguments(int argc, char **argv, uint64_t seeds, struct simulati
                 "usage: %s [--seed S] [--seeds N] [--verbose] | --mutations | --mutation M [--seeds N]\n",
                 argv[0]);
     return good;
+}
+
+bool simulation_run(const struct simulation *s, const uint64_t *kept, bool (*run)(uint64_t seed)) {
+    bool from_the_first = s->first == 1 && s->seeds > 1;
+    for (; from_the_first && *kept; kept++)
+        if (!run(*kept)) return false;
+    for (uint64_t seed = s->first; seed < s->first + s->seeds; seed++)
+        if (!run(seed)) return false;
+    return true;
 }
