@@ -3,7 +3,7 @@
  *
  * A log takes nothing out of its middle, so what was replayed or dropped is remembered as consumer group
  * "dlq.<group>" remembers things: a committed offset, and above it the marks that workers use too
- * (worker/marks.h). A dead letter that is settled there is not listed any more.
+ * (base/marks.h). A dead letter that is settled there is not listed any more.
  *
  * A replay goes to retry.<group>, which the group's workers always read, so no other group sees it. It keeps
  * key, value, headers and identity, starts with no attempts, says in hf-dlq-replays that it is the n-th, and
@@ -18,9 +18,9 @@
  * A letter that cannot be replayed is told of, stays, and holds up no other. */
 #include "base/control.h"
 #include "base/duration.h"
+#include "base/marks.h"
 #include "base/names.h"
 #include "common.h"
-#include "worker/marks.h"
 
 #include <inttypes.h>
 #include <stddef.h>

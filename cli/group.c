@@ -1,6 +1,6 @@
 /* holdfast group list | describe | reset. */
+#include "base/marks.h"
 #include "common.h"
-#include "worker/marks.h"
 
 #include <inttypes.h>
 #include <stddef.h>

@@ -14,15 +14,15 @@
  * the answer is 409 with the reason; if it turns out to be too large when it moves, it is rejected anew.
  *
  * A log takes nothing out of its middle: what is settled is remembered as the command line does it, in
- * what group "holdfast.rejected" has committed (worker/marks.h). The mark follows the answer and may be lost
+ * what group "holdfast.rejected" has committed (base/marks.h). The mark follows the answer and may be lost
  * with a crash; then the message is listed again, and its name keeps it from going twice.
  *
  * How a request waits and what limits it: delay_wait.h. */
 #include "delay_wait.h"
 
 #include "base/control.h"
+#include "base/marks.h"
 #include "base/names.h"
-#include "worker/marks.h"
 
 #include <inttypes.h>
 

@@ -15,8 +15,8 @@ core_drop gives them back. One object, one thread. */
 #ifndef WORKER_CORE_H
 #define WORKER_CORE_H
 
+#include "base/marks.h"
 #include "policy.h"
-#include "worker/marks.h"
 
 struct core;
 struct core_part;

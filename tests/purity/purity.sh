@@ -20,7 +20,6 @@ cores=(
   'dedup/state.c'
   'worker/core.c'
   'worker/policy.c'
-  'worker/marks.c'
 )
 # Edges among them: adapters, which hold no decisions, and the commands' settings.
 edges='(_io|/base/.*/config)\.c\.o$'

@@ -12,10 +12,10 @@
  *     marks_fini(&m);
  *
  * Pure. */
-#ifndef WORKER_MARKS_H
-#define WORKER_MARKS_H
+#ifndef BASE_MARKS_H
+#define BASE_MARKS_H
 
-#include "base/bytes.h"
+#include "bytes.h"
 
 /* Kafka's offset.metadata.max.bytes. */
 enum { MARKS_TEXT_MAX = 4096, MARKS_TEXT_SIZE = MARKS_TEXT_MAX + 1, MARKS_BYTES_MAX = 3060 };

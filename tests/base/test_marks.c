@@ -1,6 +1,6 @@
 /* The metadata of a commit: what is written is read back, whatever is read never crashes, and 4 KB are never
  * passed. */
-#include "worker/marks.h"
+#include "base/marks.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
