@@ -131,6 +131,7 @@ def topics_are_made_described_and_deleted(cli):
 
 def a_list_ends_at_its_limit_and_zero_is_none(cli):
     cli("send", "listed", "--delay", "1h", stdin="a\nb\nc\n")
+    until(lambda: len(cli.json("schedule", "list", "--topic", "listed")) == 3, "all pend")
     for limit, rows in (("2", 2), ("0", 3), ("5", 3)):
         assert len(cli.json("schedule", "list", "--topic", "listed", "--limit", limit)) == rows, limit
     assert "--limit" in cli("schedule", "list", "--limit", "-1", status=2)

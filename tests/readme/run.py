@@ -76,11 +76,11 @@ def wrong_names(repository, build, server):
     with open(os.path.join(repository, "base", "names.h")) as f:
         headers = set(re.findall(r'"(hf-[a-z-]+)"', f.read()))
     wrong = []
-    for page in ["README.md", *(os.path.join("docs", p) for p in os.listdir(os.path.join(repository, "docs")))]:
+    folders = "|".join({"build", *(d for d in os.listdir(repository) if os.path.isdir(os.path.join(repository, d)))} - {".git"})
+    for page in ["README.md", "bench/README.md", *(os.path.join("docs", p) for p in os.listdir(os.path.join(repository, "docs")))]:
         with open(os.path.join(repository, page)) as f:
             text = f.read()
-        files = re.findall(r"`((?:base|bench|build|cli|docs|env|examples|include|scripts|store|tests|timewheel|txn)/[\w./-]+)[` ]",
-                           text)
+        files = re.findall(rf"`((?:{folders})/[\w./-]+)[` ]", text)
         wrong += [(page, p) for p in set(files) if not any(os.path.exists(os.path.join(d, p)) for d in
                                                            (repository, build, os.path.dirname(build)))]
         wrong += [(page, m) for m in set(re.findall(r"\bholdfast_[a-z_]+", text)) - {"holdfast_local"}
