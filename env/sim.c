@@ -48,7 +48,7 @@ uint64_t sim_pick(struct hf_sim *sim, enum sim_luck luck, uint64_t n) {
     return sim_below(sim, n);
 }
 
-void sim_mix(struct hf_sim *sim, uint64_t x) {
+static void sim_mix(struct hf_sim *sim, uint64_t x) {
     sim->trace = sim_scramble(sim->trace ^ x) + UINT64_C(0x9e3779b97f4a7c15);
 }
 

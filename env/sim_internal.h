@@ -157,7 +157,6 @@ uint64_t sim_below(struct hf_sim *sim, uint64_t n);
 static inline bool sim_one_in(struct hf_sim *sim, uint64_t n) {
     return sim_below(sim, n) == 0;
 }
-void sim_mix(struct hf_sim *sim, uint64_t x);
 
 /* Which of several things that may be on the disk, oldest first, are. Drawn once for a file or folder: if
  * every choice were made for itself, "all but one" and "none but one", which find most bugs, would be rare.

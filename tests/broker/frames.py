@@ -24,7 +24,7 @@ import kafka.protocol.admin  # noqa: E402
 import kafka.protocol.consumer  # noqa: E402
 import kafka.protocol.metadata  # noqa: E402
 import kafka.protocol.producer  # noqa: E402
-from kafka.protocol.metadata import ApiVersionsRequest, ApiVersionsResponse  # noqa: E402
+from kafka.protocol.metadata import ApiVersionsResponse  # noqa: E402
 from kafka.record.default_records import DefaultRecordBatchBuilder  # noqa: E402
 
 CORRELATION = 0x01020304

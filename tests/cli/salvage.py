@@ -18,7 +18,6 @@ Without --table a few cells of each kind of file are tried; with it all are, and
 
 import argparse
 import glob
-import json
 import os
 import shutil
 import signal
