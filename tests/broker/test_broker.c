@@ -126,6 +126,20 @@ static void what_was_sent_before_leaving_is_still_worked_on(void **state) {
     stop();
 }
 
+/* Request and end of the stream are one event, as often as not. */
+static void a_request_and_goodbye_at_once_are_answered_and_the_connection_ends(void **state) {
+    (void)state;
+    start((struct broker_options){0});
+    for (int i = 0; i < 200; i++) {
+        int fd = connect_kafka();
+        ask_metadata(fd, i);
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        assert_int_equal(read_answer(fd), i);
+        assert_closed(fd);
+    }
+    stop();
+}
+
 static void malformed_frames_close_their_connection_alone(void **state) {
     (void)state;
     start((struct broker_options){0});
@@ -304,6 +318,7 @@ int main(void) {
         cmocka_unit_test(a_client_that_leaves_ends_its_wait),
         cmocka_unit_test(a_reset_ends_the_wait_while_nothing_is_read),
         cmocka_unit_test(what_was_sent_before_leaving_is_still_worked_on),
+        cmocka_unit_test(a_request_and_goodbye_at_once_are_answered_and_the_connection_ends),
         cmocka_unit_test(malformed_frames_close_their_connection_alone),
         cmocka_unit_test(an_unknown_version_of_api_versions_is_answered_in_version_0),
         cmocka_unit_test(unread_answers_hold_back_further_requests),
