@@ -24,7 +24,7 @@ struct simulation {
 bool simulation_arguments(int argc, char **argv, uint64_t seeds, struct simulation *out);
 
 /* Runs the seeds that were asked for, those that are kept (0 ends them) before the others. run says by itself what is
- * wrong and returns false; then no further one is run. */
+ * wrong and returns false; then no further one is run. In which seed an assertion failed is said, too. */
 bool simulation_run(const struct simulation *s, const uint64_t *kept, bool (*run)(uint64_t seed));
 
 #endif

@@ -7,10 +7,8 @@
 #include "run.h"
 #include "simulation.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     ENOUGH_SEEDS = 1000, /* to strike every point; fewer may miss some */
@@ -21,18 +19,8 @@ static struct model model;
 static struct hf_sim_hits hits;
 static struct run_totals totals;
 static bool verbose;
-static volatile uint64_t seed_now;
-
-/* An assertion of the store failed: say in which seed. */
-static void on_abort(int number) {
-    char text[64];
-    (void)number;
-    int n = snprintf(text, sizeof text, "seed %llu: aborted\n", (unsigned long long)seed_now);
-    if (n > 0 && write(2, text, (size_t)n) < 0) _exit(3);
-}
 
 static bool run_one(uint64_t seed) {
-    seed_now = seed;
     if (run_seed(&run, &model, seed, &hits, verbose, &totals)) return true;
     printf("seed %llu: %s\n", (unsigned long long)seed, model.violation);
     return false;
@@ -85,7 +73,6 @@ static int run_many(const struct simulation *s) {
 /* ---- mutations ---- */
 
 static bool run_mutated(uint64_t seed, char *why, size_t size) {
-    seed_now = seed;
     if (run_seed(&run, &model, seed, NULL, false, &totals)) return true;
     snprintf(why, size, "%s", model.violation);
     return false;
@@ -99,6 +86,5 @@ int main(int argc, char **argv) {
     struct simulation s;
     if (!simulation_arguments(argc, argv, ENOUGH_SEEDS, &s)) return 2;
     verbose = s.verbose;
-    signal(SIGABRT, on_abort);
     return s.mutations ? run_mutations(s.seeds, s.mutation) : run_many(&s);
 }
