@@ -91,22 +91,13 @@ static enum hf_err build_cancel(const struct change *c, struct batch_builder *b)
     return batch_builder_add(b, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
 }
 
-static enum hf_err build_change(struct change *c, struct batch_builder *b) {
+static enum hf_err build_change(void *arg, struct batch_builder *b) {
+    struct change *c = arg;
     if (c->time.header.n == 0) return build_cancel(c, b);
     struct building building = {c, b, HF_OK};
     enum hf_err e = schedule_show(c->wait.d->schedule, c->topic, c->id, build_move, &building);
     if (e == HF_ENOTFOUND) return build_question(c, b);
     return e ? e : building.e;
-}
-
-static enum hf_err append_change(struct change *c) {
-    struct batch_builder b;
-    batch_builder_init(&b, DELAY_RECORD_MAX);
-    batch_builder_begin(&b, env_wall_ms(c->wait.d->server->env));
-    enum hf_err e = build_change(c, &b);
-    if (!e) e = delay_wait_append(&c->wait, &b);
-    batch_builder_fini(&b);
-    return e;
 }
 
 static bool answer_change(struct delay_wait *w) {
@@ -115,7 +106,7 @@ static bool answer_change(struct delay_wait *w) {
     enum hf_err e = delay_wait_outcome(w, 0, &outcome);
     if (e == HF_EAGAIN) return false;
     if (!e && outcome == SCHEDULE_CHANGED && c->tries++ < MOVE_TRIES) {
-        e = append_change(c);
+        e = delay_wait_append_one(w, build_change, c);
         if (!e) return false;
     }
     if (e)
@@ -139,11 +130,7 @@ static void begin_change(struct delay *d, struct broker_http *rq, hf_str topic, 
     c->topic = topic;
     c->id = id;
     c->time = time;
-    enum hf_err e = append_change(c);
-    if (e) {
-        delay_reply_failure(rq, e);
-        delay_wait_end(&c->wait);
-    }
+    delay_wait_send(&c->wait, build_change, c);
 }
 
 /* Topic and id of the path, by the door's own rules: what is appended here does not pass the door. false:

@@ -111,10 +111,6 @@ static hf_str last_header(const struct engine_record *r, const char *name) {
     return found;
 }
 
-static hf_str origin_of(const struct engine_record *r, bool half) {
-    return last_header(r, half ? HF_HDR_TOPIC : HF_HDR_ORIGIN);
-}
-
 /* NULL: its destination can take it now, or may be created. */
 static const char *still_refused(struct server *s, hf_str origin, hf_str partition) {
     int32_t partitions = 0;
@@ -127,14 +123,23 @@ static const char *still_refused(struct server *s, hf_str origin, hf_str partiti
     return named && asked >= partitions ? "its topic has no such partition" : NULL;
 }
 
-static enum hf_err build(struct batch_builder *b, int32_t partition, const struct engine_record *r,
-                         hf_str origin, bool half) {
+/* Of a half message that was rejected the headers are those that it was sent with. */
+struct rejected {
+    int32_t partition; /* of holdfast.rejected */
+    const struct engine_record *record;
+    bool half;
+    hf_str origin; /* where it goes */
+};
+
+static enum hf_err build(void *arg, struct batch_builder *b) {
+    const struct rejected *rejected = arg;
+    const struct engine_record *r = rejected->record;
     struct hf_header h[ENGINE_HEADERS_MAX + ADDED_HEADERS];
     char name[96];
     hf_str asked = last_header(r, HF_HDR_PARTITION);
     size_t n = 0;
-    (void)snprintf(name, sizeof(name), HF_REJECTED_ID, partition, r->offset, r->timestamp_ms);
-    h[n++] = (struct hf_header){HF_STR(HF_HDR_TOPIC), origin};
+    (void)snprintf(name, sizeof(name), HF_REJECTED_ID, rejected->partition, r->offset, r->timestamp_ms);
+    h[n++] = (struct hf_header){HF_STR(HF_HDR_TOPIC), rejected->origin};
     h[n++] = (struct hf_header){HF_STR(HF_HDR_DELAY), HF_STR("0")};
     h[n++] = (struct hf_header){HF_STR(HF_HDR_ID), hf_str_of(name)};
     h[n++] = (struct hf_header){HF_STR(HF_HDR_ON_CONFLICT), HF_STR("once")};
@@ -142,17 +147,7 @@ static enum hf_err build(struct batch_builder *b, int32_t partition, const struc
     for (size_t i = 0; i < r->header_count; i++)
         if (!hf_header_is_of_rejection(r->headers[i].key)) h[n++] = r->headers[i];
     if (n > ENGINE_HEADERS_MAX) return HF_ELIMIT;
-    return batch_builder_add(b, half ? last_header(r, HF_HDR_KEY) : r->key, r->value, h, n);
-}
-
-static enum hf_err append(struct replay *r, const struct engine_record *record, hf_str origin, bool half) {
-    struct batch_builder b;
-    batch_builder_init(&b, DELAY_RECORD_MAX);
-    batch_builder_begin(&b, env_wall_ms(r->wait.d->server->env));
-    enum hf_err e = build(&b, r->partition, record, origin, half);
-    if (!e) e = delay_wait_append(&r->wait, &b);
-    batch_builder_fini(&b);
-    return e;
+    return batch_builder_add(b, rejected->half ? last_header(r, HF_HDR_KEY) : r->key, r->value, h, n);
 }
 
 /* ---- the request ---- */
@@ -184,10 +179,10 @@ static const struct delay_wait_kind replay_kind = {.size = sizeof(struct replay)
 
 static void begin(struct delay *d, struct broker_http *rq, int32_t partition,
                   const struct engine_record *record) {
-    bool half =
-        hf_str_is(last_header(record, HF_HDR_OP), "prepare"); /* it has the headers it was sent with */
-    hf_str origin = origin_of(record, half);
-    const char *why = still_refused(d->server, origin, last_header(record, HF_HDR_PARTITION));
+    bool half = hf_str_is(last_header(record, HF_HDR_OP), "prepare");
+    struct rejected what = {partition, record, half,
+                            last_header(record, half ? HF_HDR_TOPIC : HF_HDR_ORIGIN)};
+    const char *why = still_refused(d->server, what.origin, last_header(record, HF_HDR_PARTITION));
     if (why) {
         delay_reply_error(rq, 409, why);
         return;
@@ -196,11 +191,7 @@ static void begin(struct delay *d, struct broker_http *rq, int32_t partition,
     if (!r) return;
     r->partition = partition;
     r->rejected = record->offset;
-    enum hf_err e = append(r, record, origin, half);
-    if (e) {
-        delay_reply_failure(rq, e);
-        delay_wait_end(&r->wait);
-    }
+    delay_wait_send(&r->wait, build, &what);
 }
 
 /* "PARTITION/OFFSET" */

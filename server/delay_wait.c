@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <utlist.h>
 
+enum { RECORD_MAX = 64 << 20 }; /* of a batch with one record */
+
 static size_t how_many(const struct delay *d, const struct delay_wait_kind *kind) {
     size_t n = 0;
     const struct delay_wait *w;
@@ -53,6 +55,23 @@ enum hf_err delay_wait_append(struct delay_wait *w, struct batch_builder *b) {
     if (!e) e = log_append(log, p, b->buf.p, bytes.n, LOG_ACK_DURABLE, appended, w);
     w->appending = !e;
     return e;
+}
+
+enum hf_err delay_wait_append_one(struct delay_wait *w, delay_build *build, void *arg) {
+    struct batch_builder b;
+    batch_builder_init(&b, RECORD_MAX);
+    batch_builder_begin(&b, env_wall_ms(w->d->server->env));
+    enum hf_err e = build(arg, &b);
+    if (!e) e = delay_wait_append(w, &b);
+    batch_builder_fini(&b);
+    return e;
+}
+
+void delay_wait_send(struct delay_wait *w, delay_build *build, void *arg) {
+    enum hf_err e = delay_wait_append_one(w, build, arg);
+    if (!e) return;
+    delay_reply_failure(w->rq, e);
+    delay_wait_end(w);
 }
 
 enum hf_err delay_wait_outcome(const struct delay_wait *w, int64_t i, enum schedule_outcome *out) {

@@ -15,8 +15,6 @@
 
 #include "store/engine/batch.h"
 
-enum { DELAY_RECORD_MAX = 64 << 20 }; /* of a batch with one record */
-
 struct delay_wait;
 
 struct delay_wait_kind {
@@ -47,6 +45,12 @@ void delay_wait_end(struct delay_wait *w);
 
 /* Copies the batch. */
 HF_CHECK enum hf_err delay_wait_append(struct delay_wait *w, struct batch_builder *b);
+
+/* One record, which build adds to the batch. */
+typedef enum hf_err delay_build(void *arg, struct batch_builder *b);
+HF_CHECK enum hf_err delay_wait_append_one(struct delay_wait *w, delay_build *build, void *arg);
+/* The same for a request that has just begun: if it cannot be, that is answered, and w is gone. */
+void delay_wait_send(struct delay_wait *w, delay_build *build, void *arg);
 
 /* What record i of those it appended did. HF_EAGAIN: not read yet; HF_ENOTFOUND: an ordinary schedule, or forgotten. */
 HF_CHECK enum hf_err delay_wait_outcome(const struct delay_wait *w, int64_t i, enum schedule_outcome *out);
