@@ -12,7 +12,7 @@
 #include <cmocka.h>
 #include <zlib.h>
 
-enum { BATCH_MAX = 4 << 20, DECOMPRESSED_MAX = 1 << 20 };
+enum { BATCH_MAX = 8 << 20, DECOMPRESSED_MAX = 1 << 20 };
 
 static struct door *door;
 static struct batch_builder builder;
@@ -293,6 +293,11 @@ static void a_record_that_no_move_could_carry_is_refused(void **state) {
     hf_str b = record_of((3 << 20) + 1000, "hf-delay", "1s");
     assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_OK);
     b = record_of((3 << 20) + 1000, "hf-cron", "@daily"); /* its next run goes with it */
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_EINVAL);
+    assert_int_equal(no.error, KAFKA_MESSAGE_TOO_LARGE);
+    b = record_of((7 << 20) - 1000, "hf-delay", "1s");
+    assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_OK);
+    b = record_of(7 << 20, "hf-delay", "1s");
     assert_int_equal(door_check(door, &target, (const uint8_t *)b.p, b.n, &no), HF_EINVAL);
     assert_int_equal(no.error, KAFKA_MESSAGE_TOO_LARGE);
 }

@@ -519,8 +519,9 @@ static bool run_told(uint64_t seed) {
     return false;
 }
 
-/* Seeds that once found a fault, in the schedule or in the simulation. */
-static const uint64_t kept_seeds[] = {1713, 3090536, 0};
+/* Seeds that once found a fault, in the schedule or in the simulation. A simulation that draws more changes their
+ * lives: what 1713 found, 22682 would now (the log is told too late what it must not accept any more). */
+static const uint64_t kept_seeds[] = {1713, 22682, 3090536, 0};
 
 static bool run_mutated(uint64_t seed, char *why, size_t size) {
     return run_seed(seed, &totals, why, size);
