@@ -12,42 +12,49 @@ struct source {
 };
 
 /* A folder without files, and a log with topic t to take it in. */
-static void open_both(struct source *s, struct fixture *f) {
-    *s = (struct source){0};
-    assert_int_equal(hf_sim_open(99, &(struct hf_sim_options){0}, &s->sim), HF_OK);
-    s->env = hf_sim_env(s->sim);
-    fixture_open(f, 1);
-    fixture_create(f, "t", (struct log_topic_config){.partitions = 1});
+static struct source source;
+static struct fixture f;
+
+static int open_both(void **state) {
+    (void)state;
+    source = (struct source){0};
+    assert_int_equal(hf_sim_open(99, &(struct hf_sim_options){0}, &source.sim), HF_OK);
+    source.env = hf_sim_env(source.sim);
+    fixture_open(&f, 1);
+    fixture_create(&f, "t", (struct log_topic_config){.partitions = 1});
+    return 0;
 }
 
-static void close_both(struct source *s, struct fixture *f) {
-    fixture_close(f);
-    env_close(s->file);
-    hf_sim_close(s->sim);
+static int close_both(void **state) {
+    (void)state;
+    fixture_close(&f);
+    env_close(source.file);
+    hf_sim_close(source.sim);
+    return 0;
 }
 
-static void begin_file(struct source *s, int64_t base) {
+static void begin_file(int64_t base) {
     char name[32];
     snprintf(name, sizeof name, "%020lld.log", (long long)base);
-    env_close(s->file);
-    assert_int_equal(env_open(s->env, name, ENV_CREATE, &s->file), HF_OK);
-    s->at = 0;
+    env_close(source.file);
+    assert_int_equal(env_open(source.env, name, ENV_CREATE, &source.file), HF_OK);
+    source.at = 0;
 }
 
 enum { ATTRIBUTES = 21, PRODUCER = 43 };
 
-static void put(struct source *s, int64_t offset, const char *text, uint16_t attributes, int64_t producer) {
+static void put(int64_t offset, const char *text, uint16_t attributes, int64_t producer) {
     uint8_t batch[4096];
     size_t n = make_batch(batch, text, 1, NULL);
     hf_put_be16(batch + ATTRIBUTES, attributes);
     hf_put_be64(batch + PRODUCER, (uint64_t)producer);
     batch_set_append_time(batch, 1000); /* the checksum */
     batch_set_place(batch, offset, 7);
-    assert_int_equal(env_write(s->file, s->at, batch, n), HF_OK);
-    s->at += n;
+    assert_int_equal(env_write(source.file, source.at, batch, n), HF_OK);
+    source.at += n;
 }
 
-static void put_marker(struct source *s, int64_t offset, int64_t producer, bool commit) {
+static void put_marker(int64_t offset, int64_t producer, bool commit) {
     struct batch_builder b;
     const uint8_t key[4] = {0, 0, 0, commit};
     hf_str bytes;
@@ -61,13 +68,13 @@ static void put_marker(struct source *s, int64_t offset, int64_t producer, bool 
     hf_put_be64(batch + PRODUCER, (uint64_t)producer);
     batch_set_append_time(batch, 1000);
     batch_set_place(batch, offset, 7);
-    assert_int_equal(env_write(s->file, s->at, batch, bytes.n), HF_OK);
-    s->at += bytes.n;
+    assert_int_equal(env_write(source.file, source.at, batch, bytes.n), HF_OK);
+    source.at += bytes.n;
     batch_builder_fini(&b);
 }
 
-static enum hf_err adopt(struct fixture *f, struct source *s, struct log_adopted *out) {
-    return log_adopt(f->log, log_partition(f->log, HF_STR("t"), 0), s->env, out);
+static enum hf_err adopt(struct log_adopted *out) {
+    return log_adopt(f.log, log_partition(f.log, HF_STR("t"), 0), source.env, out);
 }
 
 static void told(void *arg, const struct log_damage *d) {
@@ -77,19 +84,16 @@ static void told(void *arg, const struct log_damage *d) {
 }
 
 static void records_keep_their_offsets(void **state) {
-    struct fixture f;
-    struct source s;
-    struct log_adopted got;
-    int damages = 0;
     (void)state;
-    open_both(&s, &f);
-    begin_file(&s, 100);
-    put(&s, 100, "a", 0, -1);
-    put(&s, 101, "b", 0, 5);
-    begin_file(&s, 102);
-    put(&s, 110, "c", 0, 5);
-    put(&s, 4000000000, "d", 0, -1); /* further than an index can say from here */
-    assert_int_equal(adopt(&f, &s, &got), HF_OK);
+    struct log_adopted got;
+    static int damages; /* the log is closed behind the test */
+    begin_file(100);
+    put(100, "a", 0, -1);
+    put(101, "b", 0, 5);
+    begin_file(102);
+    put(110, "c", 0, 5);
+    put(4000000000, "d", 0, -1); /* further than an index can say from here */
+    assert_int_equal(adopt(&got), HF_OK);
     assert_int_equal(got.start, 100);
     assert_int_equal(got.end, 4000000001);
     assert_int_equal(got.records, 4);
@@ -109,26 +113,22 @@ static void records_keep_their_offsets(void **state) {
     fixture_start(&f);
     assert_string_equal(contents(&f, "t"), "100:a 101:b 110:c 4000000000:d 4000000001:e");
     assert_int_equal(damages, 0);
-    close_both(&s, &f);
 }
 
 static void what_was_not_committed_is_left_out(void **state) {
-    struct fixture f;
-    struct source s;
-    struct log_adopted got;
     (void)state;
-    open_both(&s, &f);
-    begin_file(&s, 0);
-    put(&s, 0, "yes", BATCH_ATTR_TRANSACTIONAL, 1);
-    put(&s, 1, "no", BATCH_ATTR_TRANSACTIONAL, 2);
-    put_marker(&s, 2, 1, true);
-    put(&s, 3, "plain", 0, -1);
-    begin_file(&s, 4);
-    put_marker(&s, 4, 2, false);
-    put(&s, 5, "later", BATCH_ATTR_TRANSACTIONAL, 2);
-    put_marker(&s, 6, 2, true);
-    put(&s, 7, "open", BATCH_ATTR_TRANSACTIONAL, 1);
-    assert_int_equal(adopt(&f, &s, &got), HF_OK);
+    struct log_adopted got;
+    begin_file(0);
+    put(0, "yes", BATCH_ATTR_TRANSACTIONAL, 1);
+    put(1, "no", BATCH_ATTR_TRANSACTIONAL, 2);
+    put_marker(2, 1, true);
+    put(3, "plain", 0, -1);
+    begin_file(4);
+    put_marker(4, 2, false);
+    put(5, "later", BATCH_ATTR_TRANSACTIONAL, 2);
+    put_marker(6, 2, true);
+    put(7, "open", BATCH_ATTR_TRANSACTIONAL, 1);
+    assert_int_equal(adopt(&got), HF_OK);
     assert_int_equal(got.left_out, 5);
     assert_int_equal(got.end, 8);
     assert_string_equal(contents(&f, "t"), "0:yes 3:plain 5:later");
@@ -136,48 +136,41 @@ static void what_was_not_committed_is_left_out(void **state) {
     fixture_stop(&f);
     fixture_start(&f);
     assert_string_equal(contents(&f, "t"), "0:yes 3:plain 5:later 8:next");
-    close_both(&s, &f);
 }
 
 static void a_damaged_folder_is_refused_whole(void **state) {
-    struct fixture f;
-    struct source s;
-    struct log_adopted got;
     (void)state;
-    open_both(&s, &f);
-    begin_file(&s, 0);
-    put(&s, 0, "a", 0, -1);
-    uint64_t second = s.at;
-    put(&s, 1, "b", 0, -1);
-    assert_int_equal(env_write(s.file, s.at - 2, "x", 1), HF_OK);
-    assert_int_equal(adopt(&f, &s, &got), HF_ECORRUPT);
+    struct log_adopted got;
+    begin_file(0);
+    put(0, "a", 0, -1);
+    uint64_t second = source.at;
+    put(1, "b", 0, -1);
+    assert_int_equal(env_write(source.file, source.at - 2, "x", 1), HF_OK);
+    assert_int_equal(adopt(&got), HF_ECORRUPT);
     assert_string_equal(got.file, "00000000000000000000.log");
     assert_int_equal(got.byte, second);
     assert_string_equal(contents(&f, "t"), "");
-    close_both(&s, &f);
 }
 
 static void only_an_empty_partition_takes_in(void **state) {
-    struct fixture f;
-    struct source s;
-    struct log_adopted got;
     (void)state;
-    open_both(&s, &f);
-    assert_int_equal(adopt(&f, &s, &got), HF_ENOTFOUND); /* no segments */
-    begin_file(&s, 0);
-    put(&s, 0, "a", 0, -1);
+    struct log_adopted got;
+    assert_int_equal(adopt(&got), HF_ENOTFOUND); /* no segments */
+    begin_file(0);
+    put(0, "a", 0, -1);
     (void)append(&f, "t", "mine", LOG_ACK_DURABLE);
-    assert_int_equal(adopt(&f, &s, &got), HF_EEXIST);
+    assert_int_equal(adopt(&got), HF_EEXIST);
     assert_string_equal(contents(&f, "t"), "0:mine");
-    close_both(&s, &f);
 }
+
+#define ADOPT_TEST(test) cmocka_unit_test_setup_teardown(test, open_both, close_both)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(records_keep_their_offsets),
-        cmocka_unit_test(what_was_not_committed_is_left_out),
-        cmocka_unit_test(a_damaged_folder_is_refused_whole),
-        cmocka_unit_test(only_an_empty_partition_takes_in),
+        ADOPT_TEST(records_keep_their_offsets),
+        ADOPT_TEST(what_was_not_committed_is_left_out),
+        ADOPT_TEST(a_damaged_folder_is_refused_whole),
+        ADOPT_TEST(only_an_empty_partition_takes_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
