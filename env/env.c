@@ -142,6 +142,22 @@ void env_sync_begin(struct hf_env *env, struct env_sync *s) {
     env->ops->sync_begin(env, s);
 }
 
+static void load_ended(struct env_sync *s, enum hf_err e) {
+    struct env_load *r = env_load_of(s);
+    r->done(r, e);
+}
+
+void env_load_begin(struct hf_env *env, struct env_load *r) {
+    assert(r->done && r->file && range_ok(r->offset, r->n));
+    r->got = 0;
+    r->sync = (struct env_sync){.done = load_ended};
+    env->ops->load_begin(env, r);
+}
+
+void env_load_cancel(struct hf_env *env, struct env_load *r) {
+    env->ops->load_cancel(env, r);
+}
+
 size_t env_poll(struct hf_env *env) {
     return env->ops->poll(env);
 }

@@ -141,6 +141,28 @@ size_t env_wait(struct hf_env *env);
  * completions may run meanwhile. */
 HF_CHECK enum hf_err env_sync_wait(struct hf_env *env, struct hf_file *file, const char *dir);
 
+/* ---- reading in the background ---- */
+
+/* env_read beside all else, for who must not wait for the disk. Request, file and memory belong to the caller and must
+ * stay until done was called or the load was cancelled. */
+struct env_load {
+    struct hf_file *file;
+    uint64_t offset;
+    void *p;
+    size_t n;
+    size_t got; /* when done is called: as env_read */
+    void (*done)(struct env_load *r, enum hf_err e);
+    void *arg;
+    struct env_sync sync; /* the env's own */
+};
+
+/* Never blocks; done is called from env_poll or env_wait. One load is served at a time. */
+void env_load_begin(struct hf_env *env, struct env_load *r);
+
+/* One that has begun and not ended: done is not called, and the env touches nothing of it any more. Waits while the disk
+ * is at it. Not from within a completion. */
+void env_load_cancel(struct hf_env *env, struct env_load *r);
+
 /* ---- crash points ---- */
 
 /* Names a place where the order of things matters, "journal.synced" say, with a string literal. The simulator

@@ -6,6 +6,7 @@
 #include "env.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 
 struct env_ops {
     int64_t (*wall_us)(struct hf_env *env);
@@ -34,11 +35,18 @@ struct env_ops {
     enum hf_err (*space)(struct hf_env *env, uint64_t *free_bytes);
 
     void (*sync_begin)(struct hf_env *env, struct env_sync *s);
+    void (*load_begin)(struct hf_env *env, struct env_load *r); /* its sync.done is to be called */
+    void (*load_cancel)(struct hf_env *env, struct env_load *r);
     size_t (*poll)(struct hf_env *env);
     size_t (*wait)(struct hf_env *env);
     int (*poll_fd)(struct hf_env *env);
     void (*end)(struct hf_env *env);
 };
+
+/* The load whose own request this is. */
+static inline struct env_load *env_load_of(struct env_sync *s) {
+    return (struct env_load *)((char *)s - offsetof(struct env_load, sync));
+}
 
 struct hf_env {
     const struct env_ops *ops;

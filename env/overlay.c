@@ -407,7 +407,7 @@ static enum hf_err overlay_space(struct hf_env *env, uint64_t *free_bytes) {
     return HF_OK;
 }
 
-/* ---- syncs: they end with the next poll ---- */
+/* ---- syncs and loads: they end with the next poll ---- */
 
 static void overlay_sync_begin(struct hf_env *env, struct env_sync *s) {
     struct overlay *o = overlay_of(env);
@@ -418,14 +418,30 @@ static void overlay_sync_begin(struct hf_env *env, struct env_sync *s) {
     o->syncs_last = s;
 }
 
+static void overlay_load_begin(struct hf_env *env, struct env_load *r) {
+    r->sync.result = env_read(r->file, r->offset, r->p, r->n, &r->got);
+    overlay_sync_begin(env, &r->sync);
+}
+
+static void overlay_load_cancel(struct hf_env *env, struct env_load *r) {
+    struct overlay *o = overlay_of(env);
+    struct env_sync **at = &o->syncs, *before = NULL;
+    for (; *at && *at != &r->sync; at = &(*at)->next) before = *at;
+    if (!*at) return;
+    *at = r->sync.next;
+    if (o->syncs_last == &r->sync) o->syncs_last = before;
+}
+
 static size_t overlay_poll(struct hf_env *env) {
     struct overlay *o = overlay_of(env);
-    struct env_sync *s = o->syncs;
+    const struct env_sync *last = o->syncs_last; /* those that begin meanwhile end with the next one */
     size_t n = 0;
-    o->syncs = o->syncs_last = NULL; /* those that begin meanwhile end with the next one */
-    for (struct env_sync *next; s; s = next, n++) {
-        next = s->next;
-        s->done(s, HF_OK);
+    for (bool more = last != NULL; more && o->syncs; n++) {
+        struct env_sync *s = o->syncs;
+        o->syncs = s->next;
+        if (!o->syncs) o->syncs_last = NULL;
+        more = s != last;
+        s->done(s, s->result);
     }
     return n;
 }
@@ -483,6 +499,8 @@ static const struct env_ops ops = {
     .lock = overlay_lock,
     .space = overlay_space,
     .sync_begin = overlay_sync_begin,
+    .load_begin = overlay_load_begin,
+    .load_cancel = overlay_load_cancel,
     .poll = overlay_poll,
     .wait = overlay_poll,
     .poll_fd = overlay_poll_fd,

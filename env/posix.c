@@ -141,7 +141,7 @@ static enum hf_err posix_size(struct hf_file *f, uint64_t *size) {
     return HF_OK;
 }
 
-static enum hf_err read_all(int fd, uint64_t offset, void *p, size_t n, size_t *got) {
+enum hf_err posix_read_all(int fd, uint64_t offset, void *p, size_t n, size_t *got) {
     size_t at = 0;
     while (at < n) {
         size_t part = n - at < IO_MAX ? n - at : IO_MAX;
@@ -156,7 +156,7 @@ static enum hf_err read_all(int fd, uint64_t offset, void *p, size_t n, size_t *
 }
 
 static enum hf_err posix_read(struct hf_file *f, uint64_t offset, void *p, size_t n, size_t *got) {
-    return read_all(fd_of(f), offset, p, n, got);
+    return posix_read_all(fd_of(f), offset, p, n, got);
 }
 
 static enum hf_err write_all(int fd, uint64_t offset, const void *p, size_t n) {
@@ -249,7 +249,7 @@ static enum hf_err posix_lock(struct hf_env *env, const char *path, int64_t *pid
     if (fcntl(fd, F_OFD_SETLK, &lock)) {
         bool held = errno == EAGAIN || errno == EACCES;
         size_t got = 0;
-        if (held && read_all(fd, 0, text, sizeof text - 1, &got)) got = 0;
+        if (held && posix_read_all(fd, 0, text, sizeof text - 1, &got)) got = 0;
         if (held) *pid = got > 0 ? strtoll(text, NULL, 10) : 0;
         close(fd);
         return held ? HF_EAGAIN : HF_EIO;
@@ -310,6 +310,8 @@ static const struct env_ops posix_ops = {
     .lock = posix_lock,
     .space = posix_space,
     .sync_begin = posix_sync_begin,
+    .load_begin = posix_load_begin,
+    .load_cancel = posix_load_cancel,
     .poll = posix_poll,
     .wait = posix_wait,
     .poll_fd = posix_poll_fd,

@@ -1,4 +1,4 @@
-/* Shared by posix.c (clocks, files, names) and posix_sync.c (threads that sync). */
+/* Shared by posix.c (clocks, files, names), posix_sync.c (threads that sync) and posix_load.c (one that reads). */
 #ifndef ENV_POSIX_INTERNAL_H
 #define ENV_POSIX_INTERNAL_H
 
@@ -18,6 +18,19 @@ struct sync_queue {
     struct env_sync *first, **last;
 };
 
+void sync_queue_init(struct sync_queue *q);
+void sync_queue_put(struct sync_queue *q, struct env_sync *s);
+struct env_sync *sync_queue_take(struct sync_queue *q);
+
+/* Loads, and their thread: it starts with the first one. */
+struct posix_loads {
+    pthread_cond_t wanted, ended;
+    struct sync_queue queue;
+    const struct env_sync *serving;
+    pthread_t thread;
+    bool started;
+};
+
 struct posix_sync {
     int root_fd;
     int event_fd; /* counts the lists that `ended` has held: each is announced once, when it begins */
@@ -25,6 +38,7 @@ struct posix_sync {
     pthread_cond_t wanted[2]; /* [urgent] */
     struct sync_queue queues[2];
     struct sync_queue ended;
+    struct posix_loads loads;
     size_t background, idle; /* requests in the second queue, and threads that wait for one */
     size_t closes, patient;  /* of those requests: files to be closed; those that env_wait begins */
     bool waits;              /* the core thread is in env_wait */
@@ -64,6 +78,17 @@ void posix_sync_begin(struct hf_env *env, struct env_sync *s);
 /* Closes and frees the file beside all else; nobody is told. */
 void posix_close_later(struct hf_env *env, struct posix_file *f);
 size_t posix_poll(struct hf_env *env);
+/* Called with the lock, which it lets go of meanwhile: the request's completion is due. */
+void posix_sync_ended(struct posix_sync *s, struct env_sync *request);
+/* A thread of ours: signals are the loop's. */
+HF_CHECK enum hf_err posix_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg);
+HF_CHECK enum hf_err posix_read_all(int fd, uint64_t offset, void *p, size_t n, size_t *got);
+
+/* posix_load.c */
+void posix_loads_init(struct posix_loads *l);
+void posix_loads_fini(struct posix_sync *s); /* after `stop` */
+void posix_load_begin(struct hf_env *env, struct env_load *r);
+void posix_load_cancel(struct hf_env *env, struct env_load *r);
 size_t posix_wait(struct hf_env *env);
 
 #endif

@@ -39,18 +39,18 @@
 
 enum { STACK = 256 << 10, EXT4_MAGIC = 0xEF53, XFS_MAGIC = 0x58465342 };
 
-static void queue_init(struct sync_queue *q) {
+void sync_queue_init(struct sync_queue *q) {
     q->first = NULL;
     q->last = &q->first;
 }
 
-static void queue_put(struct sync_queue *q, struct env_sync *s) {
+void sync_queue_put(struct sync_queue *q, struct env_sync *s) {
     s->next = NULL;
     *q->last = s;
     q->last = &s->next;
 }
 
-static struct env_sync *queue_take(struct sync_queue *q) {
+struct env_sync *sync_queue_take(struct sync_queue *q) {
     struct env_sync *s = q->first;
     if (!s) return NULL;
     q->first = s->next;
@@ -92,6 +92,12 @@ static void announce(struct posix_sync *s) {
     pthread_mutex_lock(&s->lock);
 }
 
+void posix_sync_ended(struct posix_sync *s, struct env_sync *request) {
+    bool first = s->ended.first == NULL;
+    sync_queue_put(&s->ended, request);
+    if (first) announce(s);
+}
+
 /* ---- one at a time ---- */
 
 static enum hf_err sync_one(const struct posix_sync *s, const struct env_sync *request) {
@@ -107,10 +113,7 @@ static void serve(struct posix_sync *s, struct env_sync *request) {
     else
         request->result = sync_one(s, request);
     pthread_mutex_lock(&s->lock);
-    if (closes) return;
-    bool first = s->ended.first == NULL;
-    queue_put(&s->ended, request);
-    if (first) announce(s);
+    if (!closes) posix_sync_ended(s, request);
 }
 
 /* ---- or many by one call ---- */
@@ -155,24 +158,24 @@ static void sync_together(const struct posix_sync *s, struct env_sync *first) {
 static void serve_together(struct posix_sync *s) {
     struct sync_queue *q = &s->queues[false], syncs;
     struct env_sync *request;
-    queue_init(&syncs);
+    sync_queue_init(&syncs);
     s->together = true;
     for (size_t n = s->background; n > 0; n--) {
-        request = queue_take(q);
+        request = sync_queue_take(q);
         if (!request->done) {
-            queue_put(q, request);
+            sync_queue_put(q, request);
             continue;
         }
         s->background--;
         s->patient -= request->patient;
-        queue_put(&syncs, request);
+        sync_queue_put(&syncs, request);
     }
     pthread_mutex_unlock(&s->lock);
     sync_together(s, syncs.first);
     pthread_mutex_lock(&s->lock);
     s->together = false;
     bool first = s->ended.first == NULL;
-    while ((request = queue_take(&syncs))) queue_put(&s->ended, request);
+    while ((request = sync_queue_take(&syncs))) sync_queue_put(&s->ended, request);
     pthread_cond_broadcast(&s->wanted[false]);
     if (first) announce(s);
 }
@@ -210,7 +213,7 @@ static void *lane_run(void *arg) {
             serve_together(s);
             continue;
         }
-        struct env_sync *request = queue_take(q);
+        struct env_sync *request = sync_queue_take(q);
         if (!lane->urgent) s->background--;
         if (!request->done) s->closes--;
         s->patient -= request->patient;
@@ -220,22 +223,27 @@ static void *lane_run(void *arg) {
     return NULL;
 }
 
-/* Signals belong to the loop's thread: the lanes start with all of them blocked. Only the core thread starts
- * lanes. */
-static enum hf_err start_lane(struct posix_sync *s) {
-    struct posix_lane *lane = &s->lanes[s->lane_count];
-    *lane = (struct posix_lane){.sync = s, .urgent = s->lane_count == 0};
+/* Signals belong to the loop's thread: ours start with all of them blocked. */
+enum hf_err posix_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg) {
     sigset_t all, before;
     pthread_attr_t small;
     sigfillset(&all);
     pthread_attr_init(&small);
     (void)pthread_attr_setstacksize(&small, STACK);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&lane->thread, &small, lane_run, lane);
+    int failed = pthread_create(thread, &small, run, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&small);
-    if (!failed) s->lane_count++;
     return failed ? hf_err_from_errno(failed) : HF_OK;
+}
+
+/* Only the core thread starts lanes. */
+static enum hf_err start_lane(struct posix_sync *s) {
+    struct posix_lane *lane = &s->lanes[s->lane_count];
+    *lane = (struct posix_lane){.sync = s, .urgent = s->lane_count == 0};
+    enum hf_err e = posix_thread_start(&lane->thread, lane_run, lane);
+    if (!e) s->lane_count++;
+    return e;
 }
 
 enum hf_err posix_sync_init(struct posix_sync *s, int root_fd) {
@@ -245,9 +253,10 @@ enum hf_err posix_sync_init(struct posix_sync *s, int root_fd) {
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wanted[false], NULL);
     pthread_cond_init(&s->wanted[true], NULL);
-    queue_init(&s->queues[false]);
-    queue_init(&s->queues[true]);
-    queue_init(&s->ended);
+    sync_queue_init(&s->queues[false]);
+    sync_queue_init(&s->queues[true]);
+    sync_queue_init(&s->ended);
+    posix_loads_init(&s->loads);
     enum hf_err e = HF_OK;
     while (!e && s->lane_count < POSIX_THREADS_FIRST) e = start_lane(s);
     if (e) posix_sync_fini(s);
@@ -261,6 +270,7 @@ void posix_sync_fini(struct posix_sync *s) {
     pthread_cond_broadcast(&s->wanted[true]);
     pthread_mutex_unlock(&s->lock);
     for (size_t i = 0; i < s->lane_count; i++) pthread_join(s->lanes[i].thread, NULL);
+    posix_loads_fini(s);
     pthread_cond_destroy(&s->wanted[false]);
     pthread_cond_destroy(&s->wanted[true]);
     pthread_mutex_destroy(&s->lock);
@@ -269,7 +279,7 @@ void posix_sync_fini(struct posix_sync *s) {
 
 static void ask(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_lock(&s->lock);
-    queue_put(&s->queues[request->urgent], request);
+    sync_queue_put(&s->queues[request->urgent], request);
     if (!request->urgent) s->background++;
     if (!request->done) s->closes++;
     s->patient += request->patient;
@@ -323,7 +333,7 @@ size_t posix_poll(struct hf_env *env) {
     struct posix_sync *s = &((struct posix_env *)env)->sync;
     pthread_mutex_lock(&s->lock);
     struct env_sync *ended = s->ended.first;
-    queue_init(&s->ended);
+    sync_queue_init(&s->ended);
     pthread_mutex_unlock(&s->lock);
     if (ended) s->unheard++;
     hear(s);

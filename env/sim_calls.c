@@ -3,13 +3,13 @@
  * and the crash (sim_strike): of a call in which the machine dies, all, nothing or a part is done.
  *
  * A sync is begun with a time at which it will end, and settles what it covers when that has come and somebody
- * polls: so syncs end late, and not in the order of their beginning. */
+ * polls: so syncs end late, and not in the order of their beginning. A load is a sync that covers nothing. */
 #include "sim_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-enum { SIM_PID = 1 };
+enum { SIM_PID = 1, LOAD_US = 300 };
 
 /* ---- clocks, log lines ---- */
 
@@ -386,6 +386,29 @@ void sim_sync_forget(struct hf_sim *sim, size_t k) {
     sim_inode_unref(sim, i);
 }
 
+/* What it reads is what the file has when it begins. */
+static void sim_load_begin(struct hf_env *env, struct env_load *r) {
+    struct hf_sim *sim = sim_of(env);
+    if (sim->dead) return;
+    enum hf_err e = env_read(r->file, r->offset, r->p, r->n, &r->got);
+    assert(sim->sync_count < SIM_SYNCS_MAX);
+    sim->syncs[sim->sync_count++] = (struct sim_sync){
+        .request = &r->sync,
+        .stamp = sim->stamp,
+        .due_us = sim->now_us + LOAD_US,
+        .result = e,
+    };
+}
+
+static void sim_load_cancel(struct hf_env *env, struct env_load *r) {
+    struct hf_sim *sim = sim_of(env);
+    for (size_t k = 0; k < sim->sync_count; k++) {
+        if (sim->syncs[k].request != &r->sync) continue;
+        sim_sync_forget(sim, k);
+        return;
+    }
+}
+
 static size_t sim_poll(struct hf_env *env) {
     struct hf_sim *sim = sim_of(env);
     size_t ran = 0;
@@ -445,6 +468,8 @@ const struct env_ops sim_ops = {
     .lock = sim_lock,
     .space = sim_space,
     .sync_begin = sim_sync_begin,
+    .load_begin = sim_load_begin,
+    .load_cancel = sim_load_cancel,
     .poll = sim_poll,
     .wait = sim_wait,
     .poll_fd = sim_poll_fd,

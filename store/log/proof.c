@@ -70,6 +70,7 @@ struct walk {
     uint8_t *window; /* whole pages, so that it may be read past the page cache */
     uint64_t window_at;
     size_t window_n;
+    bool lent; /* the window is somebody's, and holds all that the walk comes by */
 };
 
 static enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, uint64_t end) {
@@ -88,9 +89,18 @@ static enum hf_err walk_disk(struct walk *w) {
     return env_open(w->s->log->env, path, ENV_READ | ENV_DIRECT, &w->file);
 }
 
+/* Over bytes that were read from there before. */
+static void walk_given(struct walk *w, const struct proof_bytes *have) {
+    free(w->window);
+    w->window = have->p;
+    w->window_at = have->offset;
+    w->window_n = have->n;
+    w->lent = true;
+}
+
 static void walk_end(struct walk *w) {
     if (w->file && w->file != w->s->file) env_close(w->file);
-    free(w->window);
+    if (!w->lent) free(w->window);
     w->window = NULL;
     w->file = NULL;
 }
@@ -106,6 +116,7 @@ static enum hf_err bytes_at(struct walk *w, uint64_t at, size_t least, const uin
         w->window_at = at / LOG_PAGE * LOG_PAGE;
         uint64_t left = (w->end - w->window_at + LOG_PAGE - 1) / LOG_PAGE * LOG_PAGE;
         w->window_n = 0;
+        assert(!w->lent);
         enum hf_err e =
             env_read(w->file, w->window_at, w->window, left < WINDOW ? (size_t)left : WINDOW, &w->window_n);
         if (e) return e;
@@ -196,11 +207,25 @@ static enum hf_err unchained(struct segment *s, const struct anchor *from, uint6
     return e && e != HF_EEND ? e : HF_ECORRUPT;
 }
 
-static enum hf_err prove(struct segment *s, const struct anchor *from, uint64_t end, uint32_t chain,
-                         bool disk) {
+/* A stretch, and the chain at its end. */
+struct stretch {
+    struct anchor from;
+    uint64_t end;
+    uint32_t chain, number;
+};
+
+enum from_where { FROM_CACHE, FROM_DISK };
+
+static enum hf_err prove(struct segment *s, const struct stretch *x, enum from_where where,
+                         const struct proof_bytes *have) {
     struct walk w;
-    enum hf_err e = walk_begin(&w, s, from->pos, end);
-    if (!e && disk) e = walk_disk(&w);
+    const struct anchor *from = &x->from;
+    enum hf_err e = walk_begin(&w, s, from->pos, x->end);
+    bool given = have && have->offset <= from->pos && have->offset + have->n >= x->end;
+    if (!e && given)
+        walk_given(&w, have);
+    else if (!e && where == FROM_DISK)
+        e = walk_disk(&w);
     w.chain = from->chain;
     w.gaps = s->gaps > 0;
     if (from->pos == 0 && !w.gaps) w.next = s->base;
@@ -208,26 +233,34 @@ static enum hf_err prove(struct segment *s, const struct anchor *from, uint64_t 
     walk_end(&w);
     if (e == HF_ECORRUPT) damage_in(s, w.pos, w.next, w.why);
     if (e != HF_EEND) return e;
-    return w.chain == chain ? HF_OK : unchained(s, from, end);
+    return w.chain == x->chain ? HF_OK : unchained(s, from, x->end);
+}
+
+/* The stretch that pos lies in, of a segment's bytes below `all`, whose chain is `chain` there. */
+static enum hf_err stretch_at(struct segment *s, uint64_t pos, uint64_t all, uint32_t chain,
+                              struct stretch *out) {
+    struct anchor to;
+    bool last;
+    enum hf_err e = index_anchors(s, pos, &out->number, &out->from, &to, &last);
+    if (e) return e;
+    bool whole = last || to.pos >= all;
+    out->end = whole ? all : to.pos;
+    out->chain = whole ? chain : to.chain;
+    return HF_OK;
 }
 
 /* Whether the batch at pos may be shown. HF_ECORRUPT: something near it is damaged, and was told. */
 enum hf_err proof_at(struct segment *s, uint64_t pos) {
     if (pos >= s->unproven || (pos >= s->proven_from && pos < s->proven_to)) return HF_OK;
-    uint32_t number;
-    struct anchor from, to;
-    bool last;
+    struct stretch x;
     enum hf_err e = segment_open(s);
     if (!e && pos >= s->unproven) return HF_OK; /* proven by the first look */
-    if (!e) e = index_anchors(s, pos, &number, &from, &to, &last);
+    if (!e) e = stretch_at(s, pos, s->unproven, s->unproven_chain, &x);
+    if (!e && !bit(s, x.number)) e = prove(s, &x, FROM_CACHE, NULL);
     if (e) return e;
-    bool whole = last || to.pos >= s->unproven;
-    uint64_t end = whole ? s->unproven : to.pos;
-    if (!bit(s, number)) e = prove(s, &from, end, whole ? s->unproven_chain : to.chain, false);
-    if (e) return e;
-    s->proven_from = from.pos;
-    s->proven_to = end;
-    set_bit(s, number);
+    s->proven_from = x.from.pos;
+    s->proven_to = x.end;
+    set_bit(s, x.number);
     return HF_OK;
 }
 
@@ -241,24 +274,43 @@ static void doubt(struct segment *s, uint64_t upto, uint32_t chain) {
     s->proven_from = s->proven_to = 0;
 }
 
-/* Reads the stretch that *pos lies in from the disk, proven or not, and moves *pos behind it if it could be
- * read: all of a closed segment that has its manifest, of others what was there before this process. HF_EEND:
- * there is no more. HF_ECORRUPT: told, and refused from now on. */
-enum hf_err proof_again(struct segment *s, uint64_t *pos) {
+/* What there is to be read again: all of a closed segment that has its manifest, of others what was there before
+ * this process. */
+struct again {
+    uint64_t all;
+    uint32_t chain;
+};
+
+static struct again all_again(const struct segment *s) {
     bool closed = s->listed && s->tracked;
-    uint64_t all = closed ? s->size : s->unproven;
-    uint32_t number, chain = closed ? s->chain : s->unproven_chain;
-    struct anchor from, to;
-    bool last;
-    if (*pos >= all) return HF_EEND;
-    enum hf_err e = index_anchors(s, *pos, &number, &from, &to, &last);
+    return (struct again){closed ? s->size : s->unproven, closed ? s->chain : s->unproven_chain};
+}
+
+/* Where the stretch lies that proof_again would read at pos. HF_EEND: there is no more. */
+enum hf_err proof_stretch(struct segment *s, uint64_t pos, uint64_t *from, uint64_t *end) {
+    struct again again = all_again(s);
+    struct stretch x;
+    if (pos >= again.all) return HF_EEND;
+    enum hf_err e = stretch_at(s, pos, again.all, again.chain, &x);
     if (e) return e;
-    bool whole = last || to.pos >= all;
-    uint64_t end = whole ? all : to.pos;
-    e = prove(s, &from, end, whole ? chain : to.chain, true);
-    if (e == HF_ECORRUPT && (s->unproven < all || bit(s, number))) doubt(s, all, chain);
-    if (!e && s->unproven == all) set_bit(s, number);
-    if (!e || e == HF_ECORRUPT) *pos = end;
+    *from = x.from.pos;
+    *end = x.end;
+    return HF_OK;
+}
+
+/* Reads the stretch that *pos lies in from the disk, proven or not, and moves *pos behind it if it could be
+ * read. `have`: it was read already, if that covers it; may be NULL. HF_EEND: there is no more. HF_ECORRUPT: told, and
+ * refused from now on. */
+enum hf_err proof_again(struct segment *s, uint64_t *pos, const struct proof_bytes *have) {
+    struct again again = all_again(s);
+    struct stretch x;
+    if (*pos >= again.all) return HF_EEND;
+    enum hf_err e = stretch_at(s, *pos, again.all, again.chain, &x);
+    if (e) return e;
+    e = prove(s, &x, FROM_DISK, have);
+    if (e == HF_ECORRUPT && (s->unproven < again.all || bit(s, x.number))) doubt(s, again.all, again.chain);
+    if (!e && s->unproven == again.all) set_bit(s, x.number);
+    if (!e || e == HF_ECORRUPT) *pos = x.end;
     return e;
 }
 

@@ -269,14 +269,22 @@ static enum hf_err damaged(struct log *l, struct run *r, uint64_t byte, const ch
     return HF_ECORRUPT;
 }
 
-/* One block's content; all but the last hold CONTENT bytes. */
-static enum hf_err read_block(struct log *l, struct run *r, uint64_t block, uint8_t out[BLOCK]) {
+/* All blocks but the last hold CONTENT bytes. */
+static size_t content_of(const struct run *r, uint64_t block) {
     uint64_t left = r->bytes - block * CONTENT;
-    size_t content = left < CONTENT ? (size_t)left : CONTENT, got = 0;
-    enum hf_err e = env_read(r->file, block * BLOCK, out, content + 4, &got);
-    if (e) return e;
-    bool whole = got == content + 4 && hf_get_be32(out + content) == hf_crc32c(0, out, content);
+    return left < CONTENT ? (size_t)left : CONTENT;
+}
+
+static enum hf_err check_block(struct log *l, struct run *r, uint64_t block, const uint8_t *p, size_t n) {
+    size_t content = content_of(r, block);
+    bool whole = n >= content + 4 && hf_get_be32(p + content) == hf_crc32c(0, p, content);
     return whole ? HF_OK : damaged(l, r, block * BLOCK, "the block does not match its checksum");
+}
+
+static enum hf_err read_block(struct log *l, struct run *r, uint64_t block, uint8_t out[BLOCK]) {
+    size_t got = 0;
+    enum hf_err e = env_read(r->file, block * BLOCK, out, content_of(r, block) + 4, &got);
+    return e ? e : check_block(l, r, block, out, got);
 }
 
 enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n) {
@@ -315,25 +323,42 @@ static enum hf_err look_at_length(struct log *l, struct run *r) {
                                : "the run ends here, but not the file");
 }
 
-/* Checks up to `most` blocks from *block of the run *id on, or of the next one, and moves both. HF_EEND:
- * there is none. What is damaged is told, and no error. */
-enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t most, uint64_t *read) {
-    uint8_t content[BLOCK];
-    struct run *r = run_from(l, *id);
+/* The file of the run `*at` is in, or of the next one, and what run_prove will read of it. HF_EEND: there is none. */
+enum hf_err run_stretch(struct log *l, const struct run_place *at, uint64_t most, char path[LOG_PATH],
+                        struct run_bytes *out) {
+    const struct run *r = run_from(l, at->id);
     if (!r) return HF_EEND;
-    if (r->id != *id) *block = 0;
-    *id = r->id;
+    uint64_t block = r->id == at->id ? at->block : 0, blocks = (r->bytes + CONTENT - 1) / CONTENT;
+    uint64_t n = blocks - block < most ? blocks - block : most;
+    run_path(r->id, path);
+    *out = (struct run_bytes){.id = r->id, .offset = block * BLOCK, .n = (size_t)n * BLOCK};
+    return HF_OK;
+}
+
+static bool holds(const struct run_bytes *have, uint64_t id, uint64_t block) {
+    return have && have->id == id && block * BLOCK >= have->offset && block * BLOCK < have->offset + have->n;
+}
+
+/* Checks up to `most` blocks from there, and moves it. `have`: they were read already, as far as it reaches; may be NULL.
+ * HF_EEND: there is none. What is damaged is told, and no error. */
+enum hf_err run_prove(struct log *l, struct run_place *at, uint64_t most, const struct run_bytes *have,
+                      uint64_t *read) {
+    uint8_t content[BLOCK];
+    struct run *r = run_from(l, at->id);
+    if (!r) return HF_EEND;
+    if (r->id != at->id) at->block = 0;
+    at->id = r->id;
     enum hf_err e = open_run(l, r);
-    if (!e && *block == 0) e = look_at_length(l, r);
-    while (!e && most-- > 0 && *block * CONTENT < r->bytes) {
-        e = read_block(l, r, (*block)++, content);
+    if (!e && at->block == 0) e = look_at_length(l, r);
+    while (!e && most-- > 0 && at->block * CONTENT < r->bytes) {
+        uint64_t block = at->block++;
+        size_t skip = have ? (size_t)(block * BLOCK - have->offset) : 0;
+        e = holds(have, r->id, block) ? check_block(l, r, block, have->p + skip, have->n - skip)
+                                      : read_block(l, r, block, content);
         *read += BLOCK;
         if (e == HF_ECORRUPT) e = HF_OK; /* told; the next ones may be right */
     }
-    if (e || *block * CONTENT >= r->bytes) {
-        *id = r->id + 1;
-        *block = 0;
-    }
+    if (e || at->block * CONTENT >= r->bytes) *at = (struct run_place){.id = r->id + 1};
     return e == HF_ECORRUPT ? HF_OK : e;
 }
 

@@ -17,6 +17,17 @@ struct run {
     UT_hash_handle hh;
 };
 
+struct run_place { /* where the scrubber is */
+    uint64_t id, block;
+};
+
+struct run_bytes { /* of a run's file, read from the disk before: lent */
+    uint64_t id;
+    const uint8_t *p;
+    uint64_t offset; /* of whole blocks */
+    size_t n;
+};
+
 /* runs.c */
 HF_CHECK enum hf_err runs_load(struct log *l);
 void runs_free(struct log *l);
@@ -31,7 +42,10 @@ void run_abort(struct engine_run_writer *base);
 void run_each(struct engine *engine, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
               void *arg);
 HF_CHECK enum hf_err runs_salvage(struct log *l); /* drops what is damaged, with rescue_end */
-HF_CHECK enum hf_err run_prove(struct log *l, uint64_t *id, uint64_t *block, uint64_t most, uint64_t *read);
+HF_CHECK enum hf_err run_stretch(struct log *l, const struct run_place *at, uint64_t most,
+                                 char path[LOG_PATH], struct run_bytes *out);
+HF_CHECK enum hf_err run_prove(struct log *l, struct run_place *at, uint64_t most,
+                               const struct run_bytes *have, uint64_t *read);
 HF_CHECK enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n);
 
 #endif

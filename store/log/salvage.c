@@ -245,7 +245,7 @@ static bool is_damaged(struct segment *s) {
     uint64_t pos = 0;
     enum hf_err e = segment_open(s);
     if (e || s->cut || !s->tracked || (s->sealed && s->allocated != s->size)) return true;
-    while ((e = proof_again(s, &pos)) == HF_OK) {}
+    while ((e = proof_again(s, &pos, NULL)) == HF_OK) {}
     return e != HF_EEND;
 }
 

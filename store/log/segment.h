@@ -156,6 +156,11 @@ void manifest_close(struct segment *s);
 int64_t manifest_missing_from(struct log_partition *p);
 
 /* proof.c */
+struct proof_bytes { /* of a segment, read from the disk before: lent */
+    uint8_t *p;
+    uint64_t offset;
+    size_t n;
+};
 void damage_tell(struct log *l, const struct log_damage *d);
 void damage_in(struct segment *s, uint64_t byte, int64_t offset, const char *what);
 HF_CHECK enum hf_err proof_first_look(struct segment *s, uint64_t file_size);
@@ -164,7 +169,8 @@ HF_CHECK enum hf_err proof_after_crash(struct segment *s, const struct index_sum
 bool proof_hole(struct segment *s);
 HF_CHECK enum hf_err proof_at(struct segment *s, uint64_t pos);
 HF_CHECK enum hf_err proof_of_indexes(struct segment *s);
-HF_CHECK enum hf_err proof_again(struct segment *s, uint64_t *pos);
+HF_CHECK enum hf_err proof_stretch(struct segment *s, uint64_t pos, uint64_t *from, uint64_t *end);
+HF_CHECK enum hf_err proof_again(struct segment *s, uint64_t *pos, const struct proof_bytes *have);
 HF_CHECK enum hf_err proof_range(struct segment *s, uint64_t from, uint64_t to, uint64_t *good);
 
 #endif

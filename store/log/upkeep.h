@@ -28,10 +28,19 @@ struct scrub {
     size_t count, at;
     int64_t base; /* goes on with the segment that has this base or the next one; -1: the partition begins */
     uint64_t pos; /* and here in it */
-    uint64_t run, block;  /* behind the partitions: the run, and where in it */
+    struct run_place run; /* and behind the partitions */
     uint64_t read;        /* by the last piece */
     enum hf_err left_out; /* the last thing that could not be read */
     int64_t next_us;      /* when the next piece is due; 0: not yet known */
+    struct scrub_load {
+        struct env_load load; /* what the next piece will look at: its own descriptor, past the page cache */
+        bool under_way, ended;
+        enum hf_err e;
+        uint8_t *bytes;
+        size_t cap;
+        struct segment *s; /* pinned; or */
+        uint64_t run;
+    } ahead;
 };
 
 /* ---- compaction ---- */

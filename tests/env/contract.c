@@ -1,6 +1,7 @@
 /* The contract suite of env.h. */
 #include "contract.h"
 
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -306,6 +307,62 @@ static void waiting_for_one_sync_runs_the_others_completions(void **state) {
     env_close(f);
 }
 
+struct loads {
+    int ended;
+    enum hf_err e;
+};
+
+static void count_load(struct env_load *r, enum hf_err e) {
+    struct loads *c = r->arg;
+    c->ended++;
+    c->e = e;
+}
+
+static void loads_read_and_complete_in_poll(void **state) {
+    struct hf_env *env = env_of(state);
+    struct hf_file *f = opened(env, "a", ENV_CREATE);
+    struct loads c = {0};
+    char bytes[2][8] = {"", ""};
+    assert_int_equal(env_write(f, 0, "0123456789", 10), HF_OK);
+    struct env_load r[2] = {{.file = f, .offset = 3, .p = bytes[0], .n = 5, .done = count_load, .arg = &c},
+                            {.file = f, .offset = 8, .p = bytes[1], .n = 8, .done = count_load, .arg = &c}};
+    env_load_begin(env, &r[0]);
+    env_load_begin(env, &r[1]);
+    assert_int_equal(c.ended, 0);
+    while (env_wait(env)) {}
+    assert_int_equal(c.ended, 2);
+    assert_int_equal(c.e, HF_OK);
+    assert_int_equal(r[0].got, 5);
+    assert_memory_equal(bytes[0], "34567", 5);
+    assert_int_equal(r[1].got, 2);
+    assert_memory_equal(bytes[1], "89", 2);
+    env_close(f);
+}
+
+/* Wherever it is by then: with others in front of it, being read, or read. */
+static void a_cancelled_load_is_never_heard_of(void **state) {
+    struct hf_env *env = env_of(state);
+    struct hf_file *f = opened(env, "a", ENV_CREATE);
+    struct loads c = {0}, cancelled = {0};
+    char bytes[2][8];
+    assert_int_equal(env_write(f, 0, "0123456789", 10), HF_OK);
+    for (int i = 0; i < 300; i++) {
+        struct env_load first = {.file = f, .p = bytes[0], .n = 8, .done = count_load, .arg = &c};
+        struct env_load second = {.file = f, .p = bytes[1], .n = 8, .done = count_load, .arg = &cancelled};
+        if (i % 3 == 0) env_load_begin(env, &first);
+        env_load_begin(env, &second);
+        struct pollfd ready = {.fd = env_poll_fd(env), .events = POLLIN};
+        if (i % 2 && ready.fd >= 0) (void)poll(&ready, 1, 30000);
+        env_load_cancel(env, &second);
+        while (env_wait(env)) {}
+        if (i % 3 == 0) assert_int_equal(first.got, 8);
+        assert_int_equal(poll(&ready, ready.fd >= 0, 0), 0); /* nothing is announced that is not there */
+    }
+    assert_int_equal(c.ended, 100);
+    assert_int_equal(cancelled.ended, 0);
+    env_close(f);
+}
+
 static void direct_reads_see_what_was_synced(void **state) {
     struct hf_env *env = env_of(state);
     struct hf_file *f = opened(env, "a", ENV_CREATE);
@@ -358,6 +415,8 @@ int contract_run(const struct contract_subject *s) {
         TEST(syncs_complete_once_and_only_in_poll),
         TEST(thousands_of_patient_syncs_complete_once_when_they_are_waited_for),
         TEST(a_completion_may_begin_its_request_again),
+        TEST(loads_read_and_complete_in_poll),
+        TEST(a_cancelled_load_is_never_heard_of),
         TEST(waiting_for_one_sync_runs_the_others_completions),
         TEST(direct_reads_see_what_was_synced),
         TEST(clocks_go_on_and_random_differs),
