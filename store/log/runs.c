@@ -12,7 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BLOCK = 4096, CONTENT = BLOCK - 4, BUFFER = 64 * BLOCK, RUNS_MAX = 1000000, OPEN_RUNS = 256 };
+enum {
+    BLOCK = 4096,
+    CONTENT = BLOCK - 4,
+    BUFFER = 64 * BLOCK,
+    READ_BLOCKS = 8,
+    RUNS_MAX = 1000000,
+    OPEN_RUNS = 256,
+};
 
 struct log_run_writer {
     struct engine_run_writer base;
@@ -287,23 +294,32 @@ static enum hf_err read_block(struct log *l, struct run *r, uint64_t block, uint
     return e ? e : check_block(l, r, block, out, got);
 }
 
+/* What lies in up to READ_BLOCKS blocks of [offset, offset + n), by one call. */
+static enum hf_err read_some(struct log *l, struct run *r, uint64_t offset, uint8_t *to, size_t n,
+                             size_t *done) {
+    uint8_t blocks[READ_BLOCKS * BLOCK];
+    uint64_t first = offset / CONTENT, last = (offset + n - 1) / CONTENT;
+    size_t count = last - first < READ_BLOCKS ? (size_t)(last - first) + 1 : READ_BLOCKS, got = 0, at = 0;
+    enum hf_err e = env_read(r->file, first * BLOCK, blocks, count * BLOCK, &got);
+    for (size_t i = 0; !e && i < count; i++) {
+        size_t from = i == 0 ? (size_t)(offset % CONTENT) : 0;
+        size_t part = CONTENT - from < n - at ? CONTENT - from : n - at;
+        e = check_block(l, r, first + i, blocks + i * BLOCK, got > i * BLOCK ? got - i * BLOCK : 0);
+        if (!e) memcpy(to + at, blocks + i * BLOCK + from, part);
+        at += part;
+    }
+    *done = at;
+    return e;
+}
+
 enum hf_err run_read(struct engine *engine, uint64_t id, uint64_t offset, void *p, size_t n) {
     struct log *l = (struct log *)engine;
     struct run *r = find(l, id);
     if (!r || !r->sealed) return HF_ENOTFOUND;
     if (offset > r->bytes || n > r->bytes - offset) return HF_EEND;
     enum hf_err e = open_run(l, r);
-    uint8_t *to = p;
-    while (!e && n > 0) {
-        uint8_t block[BLOCK];
-        size_t at = (size_t)(offset % CONTENT), part = CONTENT - at < n ? CONTENT - at : n;
-        e = read_block(l, r, offset / CONTENT, block);
-        if (e) return e;
-        memcpy(to, block + at, part);
-        to += part;
-        offset += part;
-        n -= part;
-    }
+    for (size_t at = 0, part; !e && at < n; at += part)
+        e = read_some(l, r, offset + at, (uint8_t *)p + at, n - at, &part);
     return e;
 }
 

@@ -295,9 +295,13 @@ static size_t check(struct run *r) {
     return missing;
 }
 
-/* In the end: what was answered is there, and what became of each operation can be asked for. */
+/* In the end: what was answered is there, and what became of each operation can be asked for. Ids are forgotten by the
+ * time of records, which a wall clock that was set back has not reached. */
 static void check_answers(struct run *r) {
-    int64_t since = env_wall_ms(r->env) - (r->model.memory_ms ? r->model.memory_ms : REMEMBERED_MS);
+    int64_t now_ms = env_wall_ms(r->env);
+    for (size_t i = 0; i < r->model.op_count; i++)
+        if (r->model.ops[i].accepted && r->model.ops[i].at_ms > now_ms) now_ms = r->model.ops[i].at_ms;
+    int64_t since = now_ms - (r->model.memory_ms ? r->model.memory_ms : REMEMBERED_MS);
     for (size_t i = 0; i < r->model.op_count && !r->broken[0]; i++) {
         const struct op *o = &r->model.ops[i];
         enum schedule_outcome outcome;

@@ -265,7 +265,7 @@ static void fill_in(struct schedule_options *o) {
 #define DEFAULT(field, value)                                                                                \
     if (o->field == 0) o->field = value
     DEFAULT(gather_bytes, 8 << 20);
-    DEFAULT(read_records, 4096);
+    DEFAULT(read_records, 1024);
     DEFAULT(replay_records, 500000);
     DEFAULT(replay_bytes, 128 << 20);
     DEFAULT(checkpoint_ms, 600000);
@@ -275,7 +275,7 @@ static void fill_in(struct schedule_options *o) {
     DEFAULT(block_bytes, 16 << 10);
     DEFAULT(run_bytes, 32 << 20);
     DEFAULT(fan_in, 8);
-    DEFAULT(slice_bytes, 512 << 10);
+    DEFAULT(slice_bytes, 64 << 10);
     DEFAULT(id_memory_ms, 7 * INT64_C(86400000));
     DEFAULT(id_memory_bytes, 256 << 20);
 #undef DEFAULT

@@ -41,7 +41,7 @@ enum schedule_event { /* for log lines and alarms */
 struct schedule_options {
     size_t
         gather_bytes; /* memory for messages not yet in a run; 8 MiB. While a run is being written, twice */
-    size_t read_records;      /* read by one step at most; 4,096 */
+    size_t read_records;      /* read by one step at most; 1,024 */
     size_t replay_records;    /* records after which a checkpoint lets the log go on; 500,000 */
     size_t replay_bytes;      /* bytes likewise; 128 MiB */
     int64_t checkpoint_ms;    /* a message waits this long for its run at most; 10 min */
@@ -51,7 +51,7 @@ struct schedule_options {
     size_t block_bytes;       /* of runs; 16 KiB */
     size_t run_bytes;         /* merges begin a new run at this size; 32 MiB */
     size_t fan_in;            /* runs of one tier that are merged into the next; 8 */
-    size_t slice_bytes;       /* written by one step at most; 512 KiB */
+    size_t slice_bytes;       /* written by one step at most; 64 KiB */
     int64_t id_memory_ms;     /* how long finished ids are remembered; 7 d */
     uint64_t id_memory_bytes; /* on disk at most; 256 MiB */
     bool crc32_partitioner;   /* destination.partitioner = crc32, as librdkafka's default; else murmur2 */
