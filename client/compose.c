@@ -95,8 +95,9 @@ static enum hf_err check_message(const hf_message *m) {
                             m->topic);
     if (!m->cron && (m->tz || m->cron_group))
         return client_error(HF_EINVAL, "message to \"%s\": tz and cron_group go with cron", m->topic);
-    if (m->on_conflict != HF_CONFLICT_REPLACE && !m->id)
-        return client_error(HF_EINVAL, "message to \"%s\": on_conflict needs an id", m->topic);
+    if ((unsigned)m->on_conflict > HF_CONFLICT_ONCE || (m->on_conflict != HF_CONFLICT_REPLACE && !m->id))
+        return client_error(HF_EINVAL, "message to \"%s\": on_conflict: replace, keep or once, with an id",
+                            m->topic);
     if (m->partition < 0)
         return client_error(HF_EINVAL, "message to \"%s\": partition: use HF_PARTITION(n)", m->topic);
     if ((m->id && !*m->id) || (m->message_id && !*m->message_id))
@@ -113,8 +114,7 @@ static void add_destination(struct composed *c, const hf_message *m) {
     if (m->delay_level > 0) add_level(c, m->delay_level);
     if (m->partition > 0) add_int(c, HF_HDR_PARTITION, m->partition - 1);
     add_text(c, HF_HDR_ID, m->id);
-    if (m->id && (unsigned)m->on_conflict <= HF_CONFLICT_ONCE)
-        add_text(c, HF_HDR_ON_CONFLICT, conflict[m->on_conflict]);
+    if (m->id) add_text(c, HF_HDR_ON_CONFLICT, conflict[m->on_conflict]);
     add_text(c, HF_HDR_CRON, m->cron);
     add_text(c, HF_HDR_TZ, m->tz);
     if (m->cron_group) {

@@ -101,6 +101,8 @@ static void what_is_wrong_in_form_is_refused_by_name(void **state) {
         {{.topic = "t", .delay_ms = -1}, "delay_ms"},
         {{.topic = "t", .partition = -1}, "HF_PARTITION"},
         {{.topic = "t", .id = ""}, "empty"},
+        {{.topic = "t", .delay_ms = 1, .on_conflict = HF_CONFLICT_KEEP}, "on_conflict"},
+        {{.topic = "t", .delay_ms = 1, .id = "i", .on_conflict = (hf_conflict)7}, "on_conflict"},
         {{.topic = "t", .headers = &ours, .header_count = 1}, "hf-due"},
         {{.topic = "t", .header_count = 1}, "header_count"},
     };
