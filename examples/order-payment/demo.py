@@ -327,6 +327,17 @@ class Shop:
                 say(f"SIGKILL to a worker of {group} in the middle of a handler; started again")
             time.sleep(0.02)
 
+    def whole(self):
+        """Some message of each killed worker has come again, so its group has been dealt out anew. Until then the group
+        gets nothing, the other orders would pass without it, and the groups would not be busy together."""
+        runs = self.events("run")
+        place = lambda e: (e["topic"], e["partition"], e["offset"])
+        for kill in self.events("killed"):
+            held = {place(e) for e in runs if e["pid"] == kill["victim"]}
+            if not any(e["at"] > kill["at"] and e["group"] == kill["group"] and place(e) in held for e in runs):
+                return False
+        return True
+
     def busy(self):
         """Handlers of each group have been at work in the last moment, so that commits of offsets are under way."""
         now = time.time() * 1000
@@ -371,6 +382,8 @@ class Shop:
             self.payments.put(time.time(), order, 0)
         self.wait_placed(0.35)
         self.kill_workers()
+        with contextlib.suppress(TimeoutError):
+            servers.until(self.whole, "the groups without their killed workers", seconds=PATIENCE_S / 4)
         self.hand_in(self.plan.ids[self.first_wave():] + [None] * PLACE_SERVICES)
         self.wait_placed(0.25)
         self.kill_server()
