@@ -383,6 +383,44 @@ static void memory_is_bounded_and_checkpoints_let_the_log_go(void **state) {
     close_bench(&b);
 }
 
+static void what_is_due_when_is_told_though_a_block_spans_days(void **state) {
+    (void)state;
+    enum { MESSAGES = 8000, EVERY_MS = 3000000, A_BLOCK = 250 };
+    struct bench b;
+    char value[101] = {0};
+    memset(value, 'v', 100);
+    open_bench(&b, &(struct memory_options){0});
+    b.options.gather_bytes = 256 << 10;
+    start(&b);
+    for (int64_t i = 0; i < MESSAGES; i++) {
+        char due[32];
+        (void)snprintf(due, sizeof due, "%lld", (long long)(START + 1000 + i * EVERY_MS));
+        struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {HF_STR(HF_HDR_DUE), hf_str_of(due)}};
+        assert_true(memory_engine_append(b.m, HF_STR(HF_TOPIC_DELAY), 0, b.wall, HF_STR("k"),
+                                         hf_str_of(value), h, 2) >= 0);
+        if (i % 100 == 0) run(&b);
+    }
+    pass(&b, 2000);
+    struct schedule_stats stats;
+    schedule_stats(b.s, &stats);
+    assert_true(stats.runs > 0 && stats.fired == 1);
+    uint64_t due[SCHEDULE_DUE_BUCKETS], exact[SCHEDULE_DUE_BUCKETS] = {0}, sum = 0;
+    schedule_due(b.s, due);
+    struct schedule_query q = {.limit = 1000};
+    for (bool more = true; more;) {
+        struct schedule_sum page;
+        assert_int_equal(schedule_count(b.s, &q, &page, &q.after, &more), HF_OK);
+        for (size_t i = 0; i < SCHEDULE_DUE_BUCKETS; i++) exact[i] += page.due[i];
+    }
+    for (size_t i = 0; i < SCHEDULE_DUE_BUCKETS; i++) {
+        assert_in_range(due[i] + A_BLOCK * stats.runs, exact[i], exact[i] + 2 * A_BLOCK * stats.runs);
+        sum += due[i];
+    }
+    assert_int_equal(due[0], 0); /* late */
+    assert_int_equal(sum, MESSAGES - 1);
+    close_bench(&b);
+}
+
 static void damage_stops_and_says_so(void **state) {
     (void)state;
     struct bench b;
@@ -416,6 +454,7 @@ int main(void) {
         cmocka_unit_test(once_refuses_a_finished_id_until_it_is_forgotten),
         cmocka_unit_test(what_is_forgotten_of_an_id_does_not_bring_back_what_was_before),
         cmocka_unit_test(memory_is_bounded_and_checkpoints_let_the_log_go),
+        cmocka_unit_test(what_is_due_when_is_told_though_a_block_spans_days),
         cmocka_unit_test(damage_stops_and_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

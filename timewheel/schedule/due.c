@@ -1,8 +1,9 @@
 /* What is due when: sums that are shown, and limits that are kept.
  *
  * Everything here comes from what is in memory: the items of the gatherings one by one, and of each run the
- * index, which counts messages and tombstones a block. A block counts as due at its first place; for the
- * block that is being fired what has passed is taken off. */
+ * index, which counts messages and tombstones a block. Those of a block, less what has passed, are taken to lie
+ * evenly between its first place, or the one that is fired next, and the first of the block behind it: a block
+ * may span weeks. So nothing is shown as late unless the next one to be fired is. */
 #include "schedule_state.h"
 
 #include "timewheel/cron/cron.h"
@@ -44,8 +45,22 @@ static void add_gathering(const struct gather *g, struct adding *a) {
         if (place_before(a->s->taken, t->victim)) a->due[due_bucket(a->s, t->victim.due)]--;
 }
 
+/* n of them are due from `from` until `to`. */
+static void spread(struct adding *a, int64_t n, int64_t from, int64_t to) {
+    int64_t told = 0;
+    size_t i = due_bucket(a->s, from), last = due_bucket(a->s, to);
+    for (; i < last; i++) {
+        double share = (double)(a->s->clock.inside_ms + bounds_ms[i] - from) / (double)(to - from);
+        int64_t up_to = (int64_t)((double)n * share);
+        a->due[i] += up_to - told;
+        told = up_to;
+    }
+    a->due[i] += n - told;
+}
+
 static void add_run(const struct source *source, struct adding *a) {
     const struct run *r = source->run;
+    int64_t next_due = source->cursor.head.due;
     uint64_t passed[2] = {source->cursor.before[0], source->cursor.before[1]};
     for (uint32_t i = 0; i < r->block_count; i++) {
         const struct run_block *b = &r->blocks[i];
@@ -54,7 +69,8 @@ static void add_run(const struct source *source, struct adding *a) {
         int64_t left = (int64_t)(b->messages - messages) - (int64_t)(b->tombstones - tombstones);
         passed[0] -= messages;
         passed[1] -= tombstones;
-        a->due[due_bucket(a->s, b->first.due)] += left;
+        int64_t to = i + 1 < r->block_count ? r->blocks[i + 1].first.due : r->last.due;
+        if (left) spread(a, left, next_due > b->first.due && next_due <= to ? next_due : b->first.due, to);
     }
 }
 

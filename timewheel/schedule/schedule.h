@@ -168,7 +168,7 @@ HF_CHECK enum hf_err schedule_count(struct schedule *s, const struct schedule_qu
                                     struct schedule_sum *out, struct schedule_place *next, bool *more);
 
 /* All that pends, by when it is due, from what is in memory anyhow: exact for what is not in runs yet, to a
- * block (some hundred messages) for each run. */
+ * block (some hundred messages) for each run and bound. Nothing is late unless the next one to be fired is. */
 void schedule_due(const struct schedule *s, uint64_t out[SCHEDULE_DUE_BUCKETS]);
 
 struct schedule_pending {
