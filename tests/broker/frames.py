@@ -180,6 +180,18 @@ def check_valid(server, key, version):
     assert len(again) == len(raw) - header, f"{request.name} {version}: {raw[header:]!r} is read as {again!r}"
 
 
+def check_last_fetched_epoch(server):
+    """A reader whose last record is of an epoch that never was reads a history that is not this one (KIP-320)."""
+    for epoch, error in ((-1, 0), (0, 0), (1, 1)):
+        SAID["last_fetched_epoch"] = epoch
+        with connect(server) as s:
+            s.sendall(frame_of(1, 12))
+            answer = CLASSES[1][1].decode(answer_of(s), version=12, header=True)
+        partition = answer.responses[0].partitions[0]
+        assert (partition.error_code, partition.diverging_epoch) == (error, None), (epoch, partition)
+    SAID["last_fetched_epoch"] = -1
+
+
 class Abuse:
     """Sends what is broken; counts what the server did with it."""
 
@@ -288,6 +300,7 @@ def main():
         for key, version in pairs:
             check_valid(server, key, version)
         print(f"{len(pairs)} pairs of API and version answered as another library reads them")
+        check_last_fetched_epoch(server)
         abuse, before, stored, lengths = Abuse(server), refused(server), stored_by(server), 0
         for key, version in pairs:
             frame, name = frame_of(key, version), f"{CLASSES[key][0].__name__} {version}"
