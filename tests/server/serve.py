@@ -278,9 +278,9 @@ def a_failed_sync_ends_the_process_with_a_clear_line(folder):
             pass
         until(lambda: not server.alive(), "the end")
         assert 0 < answered < 200, answered
-        status = server.process.returncode
         producer.close(timeout=1)
-    assert status == 1, status
+        status = server.stop()
+        assert status == 1, status
     assert "stopped:" in server.log(), server.log()[-500:]
     server.wrapper = []
     with server:

@@ -44,8 +44,9 @@ def one(function, around):
 def run_tests(wanted, around, side_by_side=1):
     """around(folder) is a context; what it gives is the argument of the test. It may have a log(), told if the test fails."""
     chosen = [f for f in TESTS if f.__name__ in wanted or not (wanted or hasattr(f, "only_when_named"))]
-    if not chosen:
-        print(f"none of the tests is named {' or '.join(wanted)}")
+    unknown = set(wanted) - {f.__name__ for f in TESTS}
+    if unknown or not chosen:
+        print(f"none of the tests is named {' or '.join(sorted(unknown))}")
         return 1
     with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
         return 0 if all(list(pool.map(lambda f: one(f, around), chosen))) else 1

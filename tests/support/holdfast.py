@@ -2,7 +2,8 @@
 
     with Holdfast(binary, folder, "--num.partitions=4") as server:
         ... server.kafka ("127.0.0.1:40123"), server.port, server.http, server.pid, server.log() ...
-"""
+
+At the end it is stopped, and the stop must be a clean one. A test that means the server to end otherwise says so by stop()."""
 
 import contextlib
 import os
@@ -12,7 +13,7 @@ import subprocess
 import urllib.request
 
 READY = re.compile(r"^ready listen=(\S+) http=(\S+) pid=(\d+)$")
-STOP_S = 60.0
+STOP_S = 120.0
 
 
 class Holdfast:
@@ -82,5 +83,7 @@ class Holdfast:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *unused):
-        self.stop()
+    def __exit__(self, failed, *unused):
+        status = self.stop()
+        if status and not failed:
+            raise RuntimeError(f"the server ended with status {status}\n{self.log()[-2000:]}")
