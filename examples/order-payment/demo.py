@@ -31,6 +31,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 import servers  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
+from until import until  # noqa: E402
 
 # The demo's own overrides; in life: 30 minutes to pay, a check after 6 s, no failures on purpose.
 DELAY_MS = 3000
@@ -43,6 +45,7 @@ PUNCTUAL_SERVICES = 2  # for the payments that aim at the millisecond in which t
 SKUS = 10
 GROUPS = ["inventory", "points", "coupon"]
 POISON = {f"{i}": "reject" if i % 2 else "never" for i in range(1, 7)}
+SERVER_KILLS = 3  # one may find nothing between a handler's end and the commit of its offset
 PATIENCE_S = 120  # more than it takes on a machine that is busy with other things; nothing waits so long without need
 
 
@@ -159,7 +162,7 @@ class Shop:
         self.orders_file = os.path.join(folder, "orders.db")
         self.postgres_url = postgres.url
         self.errors = open(os.path.join(folder, "programs.log"), "a")
-        self.environment = {**os.environ, "SHOP_SERVER": server.address, "SHOP_API": server.api,
+        self.environment = {**os.environ, "SHOP_SERVER": server.kafka, "SHOP_API": server.http,
                             "SHOP_ORDERS": self.orders_file, "SHOP_POSTGRES": postgres.url, "SHOP_REDIS": redis.url,
                             "SHOP_DEDUP": "0" if options.no_dedup else "1", "SHOP_DELAY": str(DELAY_MS),
                             "SHOP_CHECK_AFTER": str(CHECK_AFTER_MS), "SHOP_TRACE": self.trace_file,
@@ -190,7 +193,7 @@ class Shop:
         with open(os.path.join(HERE, "services.sql")) as f, contextlib.closing(psycopg2.connect(self.postgres_url)) as pg:
             with pg, pg.cursor() as c:
                 c.execute(f.read())
-        admin = KafkaAdminClient(bootstrap_servers=self.server.address)
+        admin = KafkaAdminClient(bootstrap_servers=self.server.kafka)
         admin.create_topics([NewTopic(t, PARTITIONS, 1) for t in
                              ("orders.placed", "orders.unpaid", "orders.paid", "orders.refund")])
         admin.close()
@@ -254,7 +257,7 @@ class Shop:
     # ---- customers see their orders and pay, or do not ----
 
     def customers(self):
-        consumer = KafkaConsumer(bootstrap_servers=self.server.address, enable_auto_commit=False, fetch_max_wait_ms=20)
+        consumer = KafkaConsumer(bootstrap_servers=self.server.kafka, enable_auto_commit=False, fetch_max_wait_ms=20)
         consumer.assign([TopicPartition("orders.placed", n) for n in range(PARTITIONS)])
         consumer.seek_to_beginning()
         while not self.done.is_set():
@@ -329,7 +332,7 @@ class Shop:
 
     def whole(self):
         """Some message of each killed worker has come again, so its group has been dealt out anew. Until then the group
-        gets nothing, the other orders would pass without it, and the groups would not be busy together."""
+        gets nothing, and the other orders would pass without it."""
         runs = self.events("run")
         place = lambda e: (e["topic"], e["partition"], e["offset"])
         for kill in self.events("killed"):
@@ -339,18 +342,16 @@ class Shop:
         return True
 
     def busy(self):
-        """Handlers of each group have been at work in the last moment, so that commits of offsets are under way."""
+        """Handlers have been at work in the last moment, so that commits of offsets are under way. Of some group is
+        enough."""
         now = time.time() * 1000
-        lately = [e for e in self.events("run") if now - e["at"] < 300]
-        return len(lately) >= 6 and {e["group"] for e in lately} == set(GROUPS)
+        return len([e for e in self.events("run") if now - e["at"] < 300]) >= 6
 
     def kill_server(self):
         with contextlib.suppress(TimeoutError):
-            servers.until(self.busy, "busy workers", seconds=PATIENCE_S / 4)
+            until(self.busy, "busy workers", seconds=PATIENCE_S / 4)
         self.note(event="server-killed")
-        self.server.process.kill()
-        self.server.process.wait()
-        self.server.stop()
+        self.server.stop(signal.SIGKILL)
         self.server.start()
         self.note(event="server-started")
         say("SIGKILL to the server; started again")
@@ -383,10 +384,13 @@ class Shop:
         self.wait_placed(0.35)
         self.kill_workers()
         with contextlib.suppress(TimeoutError):
-            servers.until(self.whole, "the groups without their killed workers", seconds=PATIENCE_S / 4)
-        self.hand_in(self.plan.ids[self.first_wave():] + [None] * PLACE_SERVICES)
-        self.wait_placed(0.25)
-        self.kill_server()
+            until(self.whole, "the groups without their killed workers", seconds=PATIENCE_S / 4)
+        rest = self.plan.ids[self.first_wave():]
+        for number in range(SERVER_KILLS):
+            self.hand_in(rest[number::SERVER_KILLS])
+            self.wait_placed(0.25)
+            self.kill_server()
+        self.hand_in([None] * PLACE_SERVICES)
         self.wait_placed(0.5)
         self.join(self.threads[:PLACE_SERVICES])
         say("all orders handed in: " + ", ".join(f"{n} {what}" for what, n in sorted(self.count.items()) if n))
@@ -394,7 +398,7 @@ class Shop:
     # ---- the end ----
 
     def lag(self, group, topic):
-        consumer = KafkaConsumer(bootstrap_servers=self.server.address, group_id=group, enable_auto_commit=False)
+        consumer = KafkaConsumer(bootstrap_servers=self.server.kafka, group_id=group, enable_auto_commit=False)
         parts = [TopicPartition(topic, n) for n in range(PARTITIONS)]
         ends = consumer.end_offsets(parts)
         behind = sum(ends[p] - (consumer.committed(p) or 0) for p in parts)
@@ -403,7 +407,7 @@ class Shop:
 
     def undecided(self):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            with urllib.request.urlopen(f"http://{self.server.api}/v1/txn", timeout=5) as r:
+            with urllib.request.urlopen(f"http://{self.server.http}/v1/txn", timeout=5) as r:
                 return len(json.load(r)["transactions"])
         return -1
 
@@ -446,7 +450,7 @@ class Shop:
             self.finish("place --check", self.checker)
 
     def judge(self):
-        plan = {"server": self.server.address, "api": self.server.api, "orders": self.orders_file,
+        plan = {"server": self.server.kafka, "api": self.server.http, "orders": self.orders_file,
                 "postgres": self.postgres_url, "trace": self.trace_file, "partitions": PARTITIONS, "groups": GROUPS,
                 "faults": self.plan.fault, "pay": sorted(self.plan.pay_after), "twice": sorted(self.plan.twice),
                 "no_dedup": self.options.no_dedup, "poison": {f"poison-{i}": "rejected" if what == "reject" else "exhausted" for i, what in POISON.items()}}
@@ -457,8 +461,9 @@ class Shop:
 
 
 def run(options, folder):
+    binary = os.path.join(ROOT, options.build, "holdfast")
     with servers.Redis(folder) as redis, servers.Postgres(folder) as postgres, \
-            servers.Holdfast(folder, os.path.join(ROOT, options.build, "holdfast")) as server:
+            Holdfast(binary, os.path.join(folder, "holdfast"), same_ports=True) as server:
         say(f"{options.orders} orders, seed {options.seed}"
             + (", deduplication is OFF" if options.no_dedup else "") + f"; everything in {folder}")
         shop = Shop(options, folder, redis, postgres, server)

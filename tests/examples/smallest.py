@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-import servers  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 from until import until  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 
@@ -93,10 +93,10 @@ def worker(build, server, folder):
 def main():
     build = sys.argv[1]
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as folder, \
-            servers.Holdfast(folder, os.path.join(build, "holdfast")) as server:
-        delay(build, server.address)
-        transaction(build, server.address, folder)
-        worker(build, server.address, folder)
+            Holdfast(os.path.join(build, "holdfast"), folder) as server:
+        delay(build, server.kafka)
+        transaction(build, server.kafka, folder)
+        worker(build, server.kafka, folder)
     print("ok")
 
 

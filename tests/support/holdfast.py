@@ -17,7 +17,7 @@ STOP_S = 120.0
 
 
 class Holdfast:
-    def __init__(self, binary, folder, *flags, wrapper=()):
+    def __init__(self, binary, folder, *flags, wrapper=(), same_ports=False):
         self.binary = os.path.abspath(binary)
         self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
@@ -26,11 +26,13 @@ class Holdfast:
         self.flags = list(flags)
         self.wrapper = list(wrapper)  # a program that runs the server, such as strace
         self.listen = "127.0.0.1:0"  # set it to self.kafka to keep the port over restarts
+        self.listen_http = "127.0.0.1:0"
+        self.same_ports = same_ports  # both are kept
         self.process = None
 
     def start(self):
         command = self.wrapper + [self.binary, "serve", "--data", self.data, "--listen", self.listen, "--http",
-                                  "127.0.0.1:0"] + self.flags
+                                  self.listen_http] + self.flags
         with open(self.errors, "a") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                                             cwd=self.folder, text=True)
@@ -43,6 +45,8 @@ class Holdfast:
             raise RuntimeError(f"not ready: {line!r}\n{self.log()}")
         self.kafka, self.http, self.pid = match.group(1), match.group(2), int(match.group(3))
         self.port = int(self.kafka.rsplit(":", 1)[1])
+        if self.same_ports:
+            self.listen, self.listen_http = self.kafka, self.http
         return self
 
     def stop(self, how=signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Real servers for tests and the demo: started in a folder of their own on free loopback ports, stopped by their pid.
+"""Other people's servers for tests and the demo (the server under test: holdfast.py): started in a folder of their own on free loopback ports, stopped by their pid.
 
     with Redis(folder) as redis, Postgres(folder) as pg:
         ... redis.port, redis.url, pg.port, pg.url ...
@@ -157,48 +157,6 @@ class Postgres(Server):
     @property
     def url(self):
         return f"postgres://postgres@127.0.0.1:{self.port}/postgres"
-
-
-class Holdfast(Server):
-    """`holdfast serve`: any free ports at first; the same ports, and the same data, when started again."""
-
-    name = "holdfast"
-
-    def __init__(self, folder, binary, flags=()):
-        super().__init__(folder)
-        self.binary = os.path.abspath(binary)
-        self.flags = list(flags)
-        self.http_port = 0
-
-    def start(self):
-        self.prepare()
-        command = [self.binary, "serve", "--data", os.path.join(self.folder, "data"),
-                   "--listen", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http_port}"] + self.flags
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                            cwd=self.folder, start_new_session=True, text=True)
-        line = self.process.stdout.readline()  # "ready listen=… http=… pid=…"; nothing if it died
-        if not line.startswith("ready "):
-            self.process.wait()
-            raise RuntimeError(f"holdfast does not start:\n{self.tail()}")
-        words = dict(word.split("=", 1) for word in line.split()[1:])
-        self.port = int(words["listen"].rsplit(":", 1)[1])
-        self.http_port = int(words["http"].rsplit(":", 1)[1])
-        return self
-
-    def stop(self, how=signal.SIGTERM):
-        pipe = self.process.stdout if self.process else None
-        super().stop(how)
-        if pipe:
-            pipe.close()
-
-    @property
-    def address(self):
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def api(self):
-        return f"127.0.0.1:{self.http_port}"
 
 
 def missing():

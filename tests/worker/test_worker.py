@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.dont_write_bytecode = True
 import psycopg2  # noqa: E402
 import servers  # noqa: E402
+from holdfast import Holdfast  # noqa: E402
 from until import until  # noqa: E402
 
 
@@ -33,8 +34,9 @@ class Server:
     """The server under test; with --server one that is not ours, and never killed."""
 
     def __init__(self, folder):
-        self.own = None if GIVEN else servers.Holdfast(folder, HOLDFAST, ["--num.partitions", "4"]).start()
-        self.kafka, self.http = (GIVEN, "127.0.0.1:1") if GIVEN else (self.own.address, self.own.api)
+        own = None if GIVEN else Holdfast(HOLDFAST, folder + "/holdfast", "--num.partitions=4", same_ports=True)
+        self.own = own and own.start()
+        self.kafka, self.http = (GIVEN, "127.0.0.1:1") if GIVEN else (self.own.kafka, self.own.http)
 
     def crash(self):
         if self.own:
@@ -42,8 +44,7 @@ class Server:
             self.own.start()
 
     def stop(self):
-        if self.own:
-            self.own.stop()
+        return self.own.stop() if self.own else 0
 
     def cli(self, *args, check=True):
         r = subprocess.run([HOLDFAST, *args, "--server", self.kafka, "--api", self.http], capture_output=True, text=True)
@@ -254,12 +255,12 @@ def main():
             except subprocess.TimeoutExpired:
                 p.kill()
                 p.wait()
-        if server:
-            server.stop()
-        if ok:
+        status = server.stop() if server else 0
+        if ok and not status:
             shutil.rmtree(folder)
         else:
-            print("SEED=%d; logs in %s" % (SEED, folder))
+            print("SEED=%d; server's status %s; logs in %s" % (SEED, status, folder))
+    return status
 
 
-main()
+sys.exit(main())
