@@ -174,7 +174,8 @@ static bool begin_resource(struct changing *c, int8_t type, hf_str name, bool fr
     if (type != RESOURCE_TOPIC) return refuse(c, KAFKA_INVALID_REQUEST, HF_STR("only topics have settings"));
     if (log_topic(c->s->log, name, &info))
         return refuse(c, KAFKA_UNKNOWN_TOPIC_OR_PARTITION, HF_STR("no such topic"));
-    c->settings = from_scratch ? (struct log_settings){0} : info.asked;
+    /* What a topic of ours needs is not forgotten with what the request does not name. */
+    c->settings = from_scratch && !hf_topic_is_ours(name) ? (struct log_settings){0} : info.asked;
     return true;
 }
 

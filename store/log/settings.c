@@ -33,7 +33,7 @@ const struct log_setting_info log_setting_infos[LOG_SETTINGS] = {
     [LOG_DIRTY_RATIO] = {"min.cleanable.dirty.ratio", LOG_KIND_RATIO, 0, MILLION, MILLION / 2, false,
                          "0 to 1, with up to six digits behind the point",
                          "share of a partition not yet compacted at which compaction begins"},
-    [LOG_MESSAGE_MAX] = {"max.message.bytes", LOG_KIND_BYTES, 1024, 64 << 20, 1 << 20, true,
+    [LOG_MESSAGE_MAX] = {"max.message.bytes", LOG_KIND_BYTES, 1024, 64 << 20, 1 << 20, false,
                          "1024 to 67108864 bytes", "largest record batch"},
     [LOG_TIMESTAMP_TYPE] = {"message.timestamp.type", LOG_KIND_TIMESTAMP, 0, 1, 0, false,
                             "CreateTime or LogAppendTime",

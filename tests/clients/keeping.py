@@ -104,7 +104,7 @@ def bad_settings_name_key_value_and_what_is_allowed(server):
 
 @test
 def topics_of_ours_keep_what_they_need_and_dead_letters_everything(server):
-    for setting in ("retention.ms=1", "retention.bytes=1", "cleanup.policy=compact", "segment.ms=1"):
+    for setting in ("retention.ms=1", "retention.bytes=1", "cleanup.policy=compact", "segment.ms=1", "max.message.bytes=1024"):
         run = command(server, "alter", "holdfast.delay", "--set", setting, check=False)
         assert run.returncode == 1 and "holdfast." in run.stderr, run
     with_admin = admin(server)

@@ -243,6 +243,18 @@ def one_that_cannot_go_holds_up_no_other():
     check("nothing is left", command("rejected", "list") == "")
 
 
+def a_limit_that_was_raised_holds_for_what_is_delayed_and_rejected():
+    large = "x" * (3 << 20)
+    command("send", "small", "--delay", "2h", "--id", "large", stdin=large + "\n", status=1)
+    server.stop()
+    server.flags.append("--max.message.bytes=6MiB")
+    server.start()
+    command("send", "small", "--delay", "2h", "--id", "large", stdin=large + "\n")
+    check("moved", command("schedule", "move", "small", "large", "--delay", "1ms").strip() == "moved")
+    until(lambda: "topic=small" in command("rejected", "list"), "it is rejected, whole")
+    check("dropped", command("rejected", "drop", "--all").strip() == "drop 1")
+
+
 def a_sender_is_told_what_became_of_the_name():
     command("topic", "create", "named", "--partitions", "3")
 
@@ -316,7 +328,8 @@ def main():
         try:
             for test in (a_full_destination_tells_its_producers_to_come_again, what_cannot_be_delivered_is_rejected_and_replayed,
                          what_was_rejected_is_replayed_over_http, one_that_cannot_go_holds_up_no_other, a_sender_is_told_what_became_of_the_name,
-                         numbers_are_for_everyone_to_read, cancelled_messages_free_their_space):
+                         numbers_are_for_everyone_to_read, cancelled_messages_free_their_space,
+                         a_limit_that_was_raised_holds_for_what_is_delayed_and_rejected):
                 test()
                 print(f"ok {test.__name__}", flush=True)
             check("a clean stop", server.stop() == 0)
