@@ -221,6 +221,8 @@ static enum hf_err configure(hf_client *c, rd_kafka_conf_t *conf) {
                                 "murmur2_random",
                                 "topic.metadata.propagation.max.ms",
                                 "5000",
+                                "message.max.bytes", /* what is too large is the server's to say */
+                                "67108864",
                                 NULL};
     enum hf_err e = set_common(conf, c->server, o->client_id);
     if (!e) e = set_pairs(conf, ours);
