@@ -71,7 +71,7 @@ enum env_open {
  * HF_ENOTFOUND, HF_EEXIST, HF_EIO, HF_ENOSPC. */
 HF_CHECK enum hf_err env_open(struct hf_env *env, const char *path, unsigned flags, struct hf_file **out);
 
-/* Syncs of the file must have ended, unless the simulated machine crashed: then one that was under way is
+/* Syncs and loads of the file must have ended, unless the simulated machine crashed: then one that was under way is
  * forgotten. */
 void env_close(struct hf_file *f);
 
@@ -130,10 +130,10 @@ void env_sync_begin(struct hf_env *env, struct env_sync *s);
 /* Starts writing back without waiting or promising anything; a hint. */
 void env_writeback(struct hf_file *f, uint64_t offset, uint64_t n);
 
-/* Runs completions of syncs that have ended. Returns how many ran. */
+/* Runs completions of syncs and loads that have ended. Returns how many ran. */
 size_t env_poll(struct hf_env *env);
 
-/* As env_poll, but waits until at least one completion ran; returns 0 at once if no sync is under way. For
+/* As env_poll, but waits until at least one completion ran; returns 0 at once if none is under way. For
  * start and clean stop only: it blocks. */
 size_t env_wait(struct hf_env *env);
 
@@ -191,7 +191,7 @@ int env_fd(struct hf_file *f);
 /* Becomes readable when env_poll has something to do; -1 in the simulator. */
 int env_poll_fd(struct hf_env *env);
 
-/* Files are closed and syncs have ended before. The simulated machine outlives it. */
+/* Files are closed, syncs and loads have ended before. The simulated machine outlives it. */
 void hf_env_close(struct hf_env *env);
 
 #endif

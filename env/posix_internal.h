@@ -72,12 +72,14 @@ struct posix_env {
 };
 
 HF_CHECK enum hf_err posix_sync_init(struct posix_sync *s, int root_fd);
-/* Ends the threads after what they were asked for; completions not yet polled are forgotten. */
+/* Ends the threads after what they were asked for; completions not yet polled, and loads not yet begun, are
+ * forgotten. */
 void posix_sync_fini(struct posix_sync *s);
 void posix_sync_begin(struct hf_env *env, struct env_sync *s);
 /* Closes and frees the file beside all else; nobody is told. */
 void posix_close_later(struct hf_env *env, struct posix_file *f);
 size_t posix_poll(struct hf_env *env);
+size_t posix_wait(struct hf_env *env);
 /* Called with the lock, which it lets go of meanwhile: the request's completion is due. */
 void posix_sync_ended(struct posix_sync *s, struct env_sync *request);
 /* A thread of ours: signals are the loop's. */
@@ -89,6 +91,5 @@ void posix_loads_init(struct posix_loads *l);
 void posix_loads_fini(struct posix_sync *s); /* after `stop` */
 void posix_load_begin(struct hf_env *env, struct env_load *r);
 void posix_load_cancel(struct hf_env *env, struct env_load *r);
-size_t posix_wait(struct hf_env *env);
 
 #endif

@@ -9,7 +9,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { SIM_PID = 1, LOAD_US = 300 };
+enum { SIM_PID = 1, LOAD_US = 300, LOAD_SLOW_US = 20000 };
 
 /* ---- clocks, log lines ---- */
 
@@ -395,7 +395,7 @@ static void sim_load_begin(struct hf_env *env, struct env_load *r) {
     sim->syncs[sim->sync_count++] = (struct sim_sync){
         .request = &r->sync,
         .stamp = sim->stamp,
-        .due_us = sim->now_us + LOAD_US,
+        .due_us = sim->now_us + (sim->stamp % 8 ? LOAD_US : LOAD_SLOW_US),
         .result = e,
     };
 }

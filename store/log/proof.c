@@ -82,20 +82,19 @@ static enum hf_err walk_begin(struct walk *w, struct segment *s, uint64_t pos, u
     return w->window ? HF_OK : HF_ENOMEM;
 }
 
-/* Over what the disk has, past the page cache. */
-static enum hf_err walk_disk(struct walk *w) {
+/* Over what the disk has, past the page cache; `have`, if that covers it, was read before. */
+static enum hf_err walk_disk(struct walk *w, const struct proof_bytes *have) {
     char path[LOG_PATH];
+    if (have && have->offset <= w->pos && have->offset + have->n >= w->end) {
+        free(w->window);
+        w->window = have->p;
+        w->window_at = have->offset;
+        w->window_n = have->n;
+        w->lent = true;
+        return HF_OK;
+    }
     segment_path(w->s, "log", path);
     return env_open(w->s->log->env, path, ENV_READ | ENV_DIRECT, &w->file);
-}
-
-/* Over bytes that were read from there before. */
-static void walk_given(struct walk *w, const struct proof_bytes *have) {
-    free(w->window);
-    w->window = have->p;
-    w->window_at = have->offset;
-    w->window_n = have->n;
-    w->lent = true;
 }
 
 static void walk_end(struct walk *w) {
@@ -221,11 +220,7 @@ static enum hf_err prove(struct segment *s, const struct stretch *x, enum from_w
     struct walk w;
     const struct anchor *from = &x->from;
     enum hf_err e = walk_begin(&w, s, from->pos, x->end);
-    bool given = have && have->offset <= from->pos && have->offset + have->n >= x->end;
-    if (!e && given)
-        walk_given(&w, have);
-    else if (!e && where == FROM_DISK)
-        e = walk_disk(&w);
+    if (!e && where == FROM_DISK) e = walk_disk(&w, have);
     w.chain = from->chain;
     w.gaps = s->gaps > 0;
     if (from->pos == 0 && !w.gaps) w.next = s->base;

@@ -32,10 +32,13 @@ struct scrub {
     uint64_t read;        /* by the last piece */
     enum hf_err left_out; /* the last thing that could not be read */
     int64_t next_us;      /* when the next piece is due; 0: not yet known */
+    bool all;             /* also what is being written to: nobody waits for it */
     struct scrub_load {
+        enum { LOAD_NONE, LOAD_UNDER_WAY, LOAD_ENDED } state;
         struct env_load load; /* what the next piece will look at: its own descriptor, past the page cache */
-        bool under_way, ended;
+        size_t n;             /* bytes of it that were written; behind them the last page may change */
         enum hf_err e;
+        int64_t begun_us;
         uint8_t *bytes;
         size_t cap;
         struct segment *s; /* pinned; or */

@@ -275,7 +275,7 @@ static void fill_in(struct schedule_options *o) {
     DEFAULT(block_bytes, 16 << 10);
     DEFAULT(run_bytes, 32 << 20);
     DEFAULT(fan_in, 8);
-    DEFAULT(slice_bytes, 64 << 10);
+    DEFAULT(slice_bytes, 128 << 10);
     DEFAULT(id_memory_ms, 7 * INT64_C(86400000));
     DEFAULT(id_memory_bytes, 256 << 20);
 #undef DEFAULT

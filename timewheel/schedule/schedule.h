@@ -51,7 +51,7 @@ struct schedule_options {
     size_t block_bytes;       /* of runs; 16 KiB */
     size_t run_bytes;         /* merges begin a new run at this size; 32 MiB */
     size_t fan_in;            /* runs of one tier that are merged into the next; 8 */
-    size_t slice_bytes;       /* written by one step at most; 64 KiB */
+    size_t slice_bytes;       /* written by one step at most; 128 KiB */
     int64_t id_memory_ms;     /* how long finished ids are remembered; 7 d */
     uint64_t id_memory_bytes; /* on disk at most; 256 MiB */
     bool crc32_partitioner;   /* destination.partitioner = crc32, as librdkafka's default; else murmur2 */

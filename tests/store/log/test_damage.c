@@ -1,6 +1,8 @@
 /* Damage: found where it is, told with its place, and never served; what can be made again is. */
 #include "fixture.h"
 
+#include "store/log/log_internal.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -253,6 +255,51 @@ static void the_scrubber_makes_small_files_again(void **state) {
     fixture_close(&f);
 }
 
+/* Until a segment of topic t is being read for the scrubber. */
+static struct segment *until_it_reads(struct fixture *f) {
+    const struct log_partition *p = log_partition(f->log, HF_STR("t"), 0);
+    for (int i = 0; i < 100000; i++) {
+        (void)log_step(f->log);
+        const struct scrub_load *a = &f->log->scrub.ahead;
+        if (a->state == LOAD_UNDER_WAY && a->s && a->s->p == p) return a->s;
+        hf_sim_advance(f->sim, 1000);
+        (void)env_poll(f->env);
+    }
+    fail_msg("it reads nothing");
+    return NULL;
+}
+
+static void a_scrub_that_is_asked_for_believes_nothing_read_before(void **state) {
+    struct fixture f;
+    char path[LOG_PATH];
+    (void)state;
+    fill(&f, 22);
+    fixture_stop(&f);
+    f.options.scrub_interval_ms = 5000;
+    fixture_start(&f);
+    segment_path(until_it_reads(&f), "log", path);
+    assert_int_equal(hf_sim_damage(f.sim, path, f.log->scrub.ahead.load.offset + 100, 4), HF_OK);
+    assert_int_equal(log_scrub(f.log), HF_OK);
+    assert_int_equal(told.damages, 1);
+    fixture_close(&f);
+}
+
+static void a_topic_may_go_while_it_is_read(void **state) {
+    struct fixture f;
+    (void)state;
+    fill(&f, 23);
+    fixture_stop(&f);
+    f.options.scrub_interval_ms = 5000;
+    fixture_start(&f);
+    (void)until_it_reads(&f);
+    assert_int_equal(log_topic_delete(f.log, HF_STR("t"), NULL, 0, NULL, NULL), HF_OK);
+    for (int i = 0; i < 1000 && log_partition(f.log, HF_STR("t"), 0); i++) fixture_turn(&f);
+    assert_null(log_partition(f.log, HF_STR("t"), 0));
+    pass_of_the_scrubber(&f);
+    assert_int_equal(told.damages, 0);
+    fixture_close(&f);
+}
+
 static void nothing_is_told_of_a_whole_store(void **state) {
     struct fixture f;
     (void)state;
@@ -279,6 +326,8 @@ int main(void) {
         cmocka_unit_test(a_cut_segment_keeps_what_is_left),
         cmocka_unit_test(the_scrubber_finds_what_was_right_before),
         cmocka_unit_test(the_scrubber_makes_small_files_again),
+        cmocka_unit_test(a_scrub_that_is_asked_for_believes_nothing_read_before),
+        cmocka_unit_test(a_topic_may_go_while_it_is_read),
         cmocka_unit_test(nothing_is_told_of_a_whole_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
