@@ -123,10 +123,16 @@ static enum hf_err take_due(hf_message *m, const char *text) {
 
 /* ---- JSON ---- */
 
+/* null is as good as none. */
+static const json_t *field_of(const json_t *o, const char *name) {
+    const json_t *v = json_object_get(o, name);
+    return json_is_null(v) ? NULL : v;
+}
+
 /* *out stays as it is if there is none. */
 static enum hf_err text_of(const json_t *o, const char *name, const char **out) {
-    const json_t *v = json_object_get(o, name);
-    if (!v || json_is_null(v)) return HF_OK;
+    const json_t *v = field_of(o, name);
+    if (!v) return HF_OK;
     if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
         return client_error(HF_EINVAL, "%s: a text is needed, without NUL bytes", name);
     *out = json_string_value(v);
@@ -156,9 +162,10 @@ static enum hf_err fields_of(const json_t *o, hf_message *m) {
     if (!e) e = text_of(o, "id", &m->id);
     if (!e) e = text_of(o, "message_id", &m->message_id);
     if (!m->topic) m->topic = topic;
-    if (json_object_get(o, "delay") || json_object_get(o, "due") || json_object_get(o, "cron")) {
+    if (field_of(o, "delay") || field_of(o, "due") || field_of(o, "cron")) {
         m->delay_ms = m->due_ms = m->delay_level = 0;
         m->cron = NULL;
+        if (!field_of(o, "cron")) m->tz = m->cron_group = NULL;
     }
     if (!e) e = text_of(o, "cron", &m->cron);
     if (!e && m->cron) e = text_of(o, "tz", &m->tz);
@@ -191,6 +198,8 @@ static enum hf_err headers_of(const json_t *o, hf_header *out, char **memory, si
         /* Headers of ours belong to the move that made them. */
         if (!text || (strncmp(text, "hf-", 3) == 0 && strcmp(text, "hf-version") != 0)) continue;
         if (n == HEADERS_MAX) return client_error(HF_ELIMIT, "more than %d headers", HEADERS_MAX);
+        if (v && !json_is_string(v) && !json_is_null(v))
+            return client_error(HF_EINVAL, "headers: \"%s\" needs a text or null", text);
         hf_str value = {json_string_value(v), json_string_length(v)};
         if (json_is_string(b)) {
             memory[n] = cli_from_base64(json_string_value(b), &value.n);

@@ -80,16 +80,21 @@ def tail_and_send_carry_a_topic_whole(cli):
 
 def a_line_of_json_says_its_own_name_and_time(cli):
     lines = [{"value": "1", "id": "one", "delay": "1h"}, {"value": "2", "id": "two", "due": "2099-01-01T00:00:00Z"},
-             {"value": "3", "id": "three", "cron": "@yearly"}, {"value": "4", "id": "four"}]
+             {"value": "3", "id": "three", "cron": "@yearly"}, {"value": "4", "id": "four", "delay": None}]
     text = "\n".join(json.dumps(line) for line in lines)
     assert cli("send", "own", "--jsonl", "--delay", "3h", stdin=text) == "sent 4\n"
     rows = {r["id"]: r for r in cli.json("schedule", "list", "--topic", "own")}
     hours = lambda name: (rows[name]["due_ms"] - rows[name]["accepted_ms"]) / 3600000
     assert (hours("one"), hours("four")) == (1, 3) and rows["two"]["due"].startswith("2099") and "cron" in rows["three"], rows
     for wrong in ({"id": 5}, {"id": "a\0b"}, {"delay": "soon"}, {"due": "soon"}, {"delay": True}, {"delay": "1h", "due": 5},
-                  {"headers": [["h", "v"]] * 300}):
+                  {"headers": [["h", "v"]] * 300}, {"headers": [["h", 5]]}):
         err = cli("send", "own", "--jsonl", stdin=json.dumps({"value": "x", **wrong}), status=1)
         assert "line 1" in err and next(iter(wrong)) in err, (wrong, err)
+    cli("schedule", "cancel", "--topic", "own")
+    flags = ("--cron", "@daily", "--tz", "Europe/Berlin", "--id", "of the flags")
+    cli("send", "own", "--jsonl", *flags, stdin='{"value": "1", "id": "once", "delay": "1h"}\n{"value": "2"}\n')
+    rows = {r["id"]: r.get("tz") for r in cli.json("schedule", "list", "--topic", "own")}
+    assert rows == {"once": None, "of the flags": "Europe/Berlin"}, rows
     cli("schedule", "cancel", "--topic", "own")
 
 
