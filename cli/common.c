@@ -29,6 +29,25 @@ int cli_usage(const char *command, const char *fmt, ...) {
     return CLI_USAGE;
 }
 
+static const char **text_of(const struct hf_options *o, const char *name, void *target) {
+    for (size_t i = 0; i < o->count; i++)
+        if (strcmp(o->rows[i].name, name) == 0) return (const char **)((char *)target + o->rows[i].at);
+    return NULL;
+}
+
+/* Another host than the server's may have a server, too, and answer for it. */
+static enum hf_err settle_api(struct hf_config *c, const struct hf_options *o, void *target) {
+    enum { HTTP_PORT = 8092 };
+    const char **server = text_of(o, "server", target), **api = text_of(o, "api", target);
+    if (!server || !api || *api) return HF_OK;
+    size_t n = strcspn(*server, ","); /* of several the first */
+    while (n > 0 && (*server)[n - 1] != ':' && (*server)[n - 1] != ']') n--;
+    if (n > 0 && (*server)[n - 1] == ':') n--;
+    if (n == 0) n = strcspn(*server, ","); /* no port */
+    *api = hf_arena_printf(&c->arena, "%.*s:%d", (int)n, *server, HTTP_PORT).p;
+    return *api ? HF_OK : HF_ENOMEM;
+}
+
 int cli_settings(struct hf_config *c, const struct hf_options *options, const char *usage, int argc,
                  char **argv, void *target, bool *stop) {
     enum hf_err e = hf_config_load(c, options, argc - 1, argv + 1, target);
@@ -36,6 +55,10 @@ int cli_settings(struct hf_config *c, const struct hf_options *options, const ch
     if (e) {
         (void)fprintf(stderr, "holdfast %s: %s\n", options->command, c->error);
         return CLI_USAGE;
+    }
+    if ((e = settle_api(c, options, target))) {
+        (void)fprintf(stderr, "holdfast %s: %s\n", options->command, hf_err_text(e));
+        return CLI_FAILED;
     }
     if (c->help) {
         (void)printf("usage: %s\n\n", usage);

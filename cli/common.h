@@ -21,8 +21,8 @@ struct cli_server {
      .value = "HOST:PORT",                                                                                   \
      .help = "where the server speaks Kafka's protocol"},                                                    \
     {                                                                                                        \
-        "api", HF_OPTION_TEXT, offsetof(type, at.api), .fallback = "127.0.0.1:8092", .value = "HOST:PORT",   \
-                                                       .help = "where it speaks HTTP"                        \
+        "api", HF_OPTION_TEXT, offsetof(type, at.api),                                                       \
+            .value = "HOST:PORT", .help = "where it speaks HTTP: else on that host, port 8092"               \
     }
 
 /* A failed command, on stderr: "holdfast send: why". Returns the status. */

@@ -199,6 +199,14 @@ def a_wrong_word_is_told_with_what_it_may_be(cli):
     assert cli("send", "t", "--count", "1", status=2).count("--help") == 1
 
 
+def http_is_asked_of_the_same_host(cli):
+    for server, api in (("db1:9093", "db1:8092"), ("db1", "db1:8092"), ("[::1]:9092", "[::1]:8092"), ("a:1,b:2", "a:8092")):
+        out = subprocess.run([cli.binary, "schedule", "stats", "--server", server, "--print-config"], capture_output=True,
+                             text=True, check=True, timeout=60).stdout
+        assert f"api = {api}\n" in out, (server, out)
+    assert f"api = {cli.at[3]}\n" in cli("schedule", "stats", "--print-config")
+
+
 HANDLER = """#!/bin/sh
 read -r value
 echo "$HF_TOPIC $HF_KEY $HF_MESSAGE_ID $HF_ATTEMPT $HF_FENCE $HF_HEADER_MY_COLOUR $value" >> "$0.log"
@@ -310,7 +318,7 @@ def a_program_dies_with_its_worker(cli):
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
          tail_and_send_carry_a_topic_whole, a_line_of_json_says_its_own_name_and_time,
          ids_of_any_kind_are_shown_and_cancelled, a_flag_that_would_be_left_out_of_account_is_refused, digits_are_an_offset_and_a_date_is_a_time,
-         topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be,
+         topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be, http_is_asked_of_the_same_host,
          a_list_ends_at_its_limit_and_zero_is_none, a_group_reads_on_and_is_reset,
          a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,
          a_program_dies_with_its_worker]
