@@ -69,11 +69,22 @@ static void end(struct broker_http *h) {
     free(h);
 }
 
+/* An answer to HEAD says how long the body would be, and has none (RFC 9110, 9.3.2); evhttp would send it. */
+static void put_body(struct evhttp_request *rq, hf_str body) {
+    char length[24];
+    if (evhttp_request_get_command(rq) != EVHTTP_REQ_HEAD) {
+        (void)evbuffer_add(evhttp_request_get_output_buffer(rq), body.p, body.n);
+        return;
+    }
+    (void)snprintf(length, sizeof(length), "%zu", body.n);
+    (void)evhttp_add_header(evhttp_request_get_output_headers(rq), "Content-Length", length);
+}
+
 void broker_http_reply(struct broker_http *h, int status, const char *content_type, hf_str body) {
     struct evhttp_request *rq = h->rq;
     if (rq) {
         (void)evhttp_add_header(evhttp_request_get_output_headers(rq), "Content-Type", content_type);
-        (void)evbuffer_add(evhttp_request_get_output_buffer(rq), body.p, body.n);
+        put_body(rq, body);
     }
     end(h);
     if (rq) evhttp_send_reply(rq, status, NULL, NULL);
@@ -142,12 +153,26 @@ static void reply_query(struct broker_http *h, const char *names) {
     broker_http_reply(h, 400, "application/json", hf_str_make(text, (size_t)n));
 }
 
+/* What the path takes instead (RFC 9110, 15.5.6). */
+static void reply_allowed(struct broker_http *h, const char *methods_of_path) {
+    (void)evhttp_add_header(evhttp_request_get_output_headers(h->rq), "Allow", methods_of_path);
+    reply_text(h, 405, "method not allowed\n");
+}
+
+static void note_allowed(char *list, size_t size, const char *method) {
+    size_t n = strlen(list);
+    const char *head = strcmp(method, "GET") == 0 ? ", HEAD" : "";
+    (void)snprintf(list + n, size - n, "%s%s%s", n ? ", " : "", method, head);
+}
+
+/* HEAD is a GET whose body is left out. */
 static void dispatch(struct broker_http *h, const char *method) {
     const struct broker_options *o = &h->server->broker->options;
-    bool path_known = false;
+    char allowed[64] = "";
+    if (strcmp(method, "HEAD") == 0) method = "GET";
     for (size_t i = 0; i < o->route_count; i++) {
         if (!path_fits(o->routes[i].path, h->path, &h->rest)) continue;
-        path_known = true;
+        note_allowed(allowed, sizeof(allowed), o->routes[i].method);
         if (strcmp(method, o->routes[i].method) != 0) continue;
         const char *query = o->routes[i].query;
         if (query && !query_fits(h, query))
@@ -156,8 +181,8 @@ static void dispatch(struct broker_http *h, const char *method) {
             o->routes[i].handle(o->routes[i].ctx, h);
         return;
     }
-    if (path_known)
-        reply_text(h, 405, "method not allowed\n");
+    if (*allowed)
+        reply_allowed(h, allowed);
     else
         reply_text(h, 404, "not found\n");
 }

@@ -174,12 +174,14 @@ static bool cursor_of(hf_str text, struct schedule_query *q) {
     return sequence > 0 && delay_place_of(hf_str_make(text.p, (size_t)(last - text.p)), &q->after);
 }
 
+/* An empty prefix is a script's unset variable more often than a wish to cancel all that the topic has. */
 static bool query_of(struct broker_http *rq, struct schedule_query *q) {
     bool ok = delay_filter_of(rq, PAGE_DEFAULT, q) && cursor_of(broker_http_query(rq, "after"), q);
-    return ok && q->topic.n > 0;
+    return ok && q->topic.n > 0 && (!q->id_prefix.p || q->id_prefix.n > 0);
 }
 
-static const char usage[] = "topic is needed; " DELAY_FILTER_USAGE;
+static const char usage[] =
+    "topic is needed, a prefix may not be empty (without one, all ids); " DELAY_FILTER_USAGE;
 
 void delay_on_bulk_cancel(void *state, struct broker_http *rq) {
     struct schedule_query q = {0};

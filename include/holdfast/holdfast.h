@@ -155,7 +155,7 @@ HF_API enum hf_err hf_move(hf_client *c, const char *topic, const char *id, int6
 /* Which pending messages: all that are set must fit. */
 typedef struct hf_filter {
     const char *topic;              /* required */
-    const char *id_prefix;          /* NULL: any */
+    const char *id_prefix;          /* NULL: any; cancel and move refuse an empty one */
     int64_t due_from_ms, due_to_ms; /* due in [from, to); 0: no bound */
 } hf_filter;
 

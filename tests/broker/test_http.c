@@ -28,7 +28,13 @@ static void http_routes_and_limits(void **state) {
     assert_non_null(strstr(http("GET /hello/a%20b/c?q=1%262" TAIL "\r\n", 0), "rest=a b/c q=1&2 body=0"));
     assert_non_null(strstr(http("POST /hello/x" TAIL "Content-Length: 3\r\n\r\nabc", 0), "rest=x q= body=3"));
     assert_non_null(strstr(http("GET /nothing" TAIL "\r\n", 0), " 404 "));
-    assert_non_null(strstr(http("PUT /hello/x" TAIL "Content-Length: 0\r\n\r\n", 0), " 405 "));
+    const char *not_allowed = http("PUT /hello/x" TAIL "Content-Length: 0\r\n\r\n", 0);
+    assert_non_null(strstr(not_allowed, " 405 "));
+    assert_non_null(strstr(not_allowed, "\r\nAllow: GET, HEAD, POST\r\n"));
+    const char *head = http("HEAD /hello/x HTTP/1.1\r\nHost: x\r\n\r\nGET /hello/y" TAIL "\r\n", 0);
+    assert_memory_equal(head, "HTTP/1.1 200 ", 13);
+    assert_null(strstr(head, "rest=x"));
+    assert_non_null(strstr(head, "rest=y"));
     assert_non_null(strstr(http("POST /hello/x" TAIL "Content-Length: 2000\r\n\r\n", 2000), " 413 "));
     char *long_header = calloc(1, 40000);
     strcpy(long_header, "GET /hello/x" TAIL "X: ");

@@ -159,6 +159,7 @@ def http_does_nothing_that_was_not_asked_for():
                                     ("DELETE", many + "&topic=b", None, "each once"), ("DELETE", many + "&prefix=a%00b", None, "query"),
                                     ("DELETE", many + "&to=0", None, "to above 0"), ("DELETE", many + "&from=soon", None, "RFC 3339"),
                                     ("DELETE", "/v1/schedule?prefix=a", None, "topic is needed"),
+                                    ("DELETE", many + "&prefix=", None, "may not be empty"),
                                     ("DELETE", "/v1/schedule/asked/%ff", None, "hf-id: not UTF-8"),
                                     ("POST", "/v1/schedule/asked/%ff", {"delay": "1h"}, "hf-id: not UTF-8"),
                                     ("DELETE", "/v1/schedule/not%20legal/a", None, "hf-topic: not a legal topic name"),
