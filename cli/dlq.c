@@ -225,6 +225,12 @@ static int width(hf_str s) {
     return (int)(s.n > 200 ? 200 : s.n);
 }
 
+/* A letter is a line, whatever its producer and its worker wrote. */
+static void put(const char *before, hf_str s) {
+    (void)printf("%s", before);
+    cli_put_text(hf_str_make(s.p, (size_t)width(s)));
+}
+
 /* A half message that was rejected still has the headers that it was sent with. */
 static bool is_half(const rd_kafka_message_t *m) {
     return hf_str_is(client_header(m, HF_HDR_OP), "prepare");
@@ -234,13 +240,18 @@ static hf_str destination_of(const rd_kafka_message_t *m) {
     return client_header(m, is_half(m) ? HF_HDR_TOPIC : HF_HDR_ORIGIN);
 }
 
-static void list_rejected(const rd_kafka_message_t *m, const char *when) {
-    hf_str reason = client_header(m, HF_HDR_REASON), id = client_header(m, HF_HDR_MESSAGE_ID);
-    hf_str topic = destination_of(m);
-    (void)printf("%" PRId32 "/%" PRId64 "\t%s\ttopic=%.*s\tid=", m->partition, m->offset, when, width(topic),
-                 topic.p);
-    cli_put_text(hf_str_make(id.p, (size_t)width(id)));
-    (void)printf("\t%.*s\n", width(reason), reason.p);
+static void list_rejected(const rd_kafka_message_t *m) {
+    put("\ttopic=", destination_of(m));
+    put("\tid=", client_header(m, HF_HDR_MESSAGE_ID));
+    put("\t", client_header(m, HF_HDR_REASON));
+}
+
+static void list_letter(const rd_kafka_message_t *m) {
+    put("\t", client_header(m, HF_HDR_DLQ_REASON));
+    put("\tattempts=", client_header(m, HF_HDR_DLQ_DELIVERY_COUNT));
+    put("\ttopic=", client_header(m, HF_HDR_DLQ_TOPIC));
+    put("\tid=", client_header(m, HF_HDR_MESSAGE_ID));
+    put("\t", client_header(m, HF_HDR_DLQ_MESSAGE));
 }
 
 static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *settled) {
@@ -251,16 +262,12 @@ static enum hf_err list(struct session *s, const rd_kafka_message_t *m, bool *se
     }
     char when[HF_TIME_TEXT];
     hf_time_format(rd_kafka_message_timestamp(m, NULL), when);
-    if (s->dlq->rejected) {
-        list_rejected(m, when);
-        return HF_OK;
-    }
-    hf_str reason = client_header(m, HF_HDR_DLQ_REASON), id = client_header(m, HF_HDR_MESSAGE_ID);
-    hf_str count = client_header(m, HF_HDR_DLQ_DELIVERY_COUNT), topic = client_header(m, HF_HDR_DLQ_TOPIC);
-    hf_str text = client_header(m, HF_HDR_DLQ_MESSAGE);
-    (void)printf("%" PRId32 "/%" PRId64 "\t%s\t%.*s\tattempts=%.*s\ttopic=%.*s\tid=%.*s\t%.*s\n",
-                 m->partition, m->offset, when, width(reason), reason.p, width(count), count.p, width(topic),
-                 topic.p, width(id), id.p, width(text), text.p);
+    (void)printf("%" PRId32 "/%" PRId64 "\t%s", m->partition, m->offset, when);
+    if (s->dlq->rejected)
+        list_rejected(m);
+    else
+        list_letter(m);
+    (void)putchar('\n');
     return HF_OK;
 }
 
