@@ -177,35 +177,56 @@ static enum hf_err fields_of(const json_t *o, hf_message *m) {
 static bool bytes_of(const json_t *o, const char *name, hf_str *out, char **memory) {
     char field[32];
     (void)snprintf(field, sizeof field, "%s_base64", name);
-    const json_t *v = json_object_get(o, name), *b = json_object_get(o, field);
+    const json_t *v = field_of(o, name), *b = field_of(o, field);
     *out = (hf_str){NULL, 0};
-    if (json_is_string(b)) {
+    if (v && b) return false;
+    if (b) {
+        if (!json_is_string(b)) return false;
         *memory = cli_from_base64(json_string_value(b), &out->n);
         out->p = *memory;
         return *memory != NULL;
     }
     if (json_is_string(v)) *out = hf_str_make(json_string_value(v), json_string_length(v));
-    return !v || json_is_null(v) || json_is_string(v);
+    return !v || json_is_string(v);
+}
+
+/* ["name", "text"], ["name", null], or ["name", null, "base64"]. */
+static enum hf_err header_of(const json_t *pair, hf_header *out, char **memory) {
+    const json_t *name = json_array_get(pair, 0), *v = json_array_get(pair, 1), *b = json_array_get(pair, 2);
+    size_t parts = json_array_size(pair);
+    if (!json_is_string(name) || parts < 2 || parts > 3)
+        return client_error(HF_EINVAL, "headers: each is [\"name\", \"text\"]");
+    if (strlen(json_string_value(name)) != json_string_length(name))
+        return client_error(HF_EINVAL, "headers: a name without NUL bytes is needed");
+    *out = (hf_header){hf_str_of(json_string_value(name)), {json_string_value(v), json_string_length(v)}};
+    if (b && json_is_null(v)) {
+        *memory = json_is_string(b) ? cli_from_base64(json_string_value(b), &out->value.n) : NULL;
+        out->value.p = *memory;
+        if (*memory) return HF_OK;
+    } else if (!b && (json_is_string(v) || json_is_null(v))) {
+        return HF_OK;
+    }
+    return client_error(HF_EINVAL, "headers: \"%s\" needs a text or null, or null and base64",
+                        json_string_value(name));
 }
 
 static enum hf_err headers_of(const json_t *o, hf_header *out, char **memory, size_t *count) {
-    size_t n = 0, i;
-    json_t *pair;
-    json_array_foreach(json_object_get(o, "headers"), i, pair) {
-        const json_t *name = json_array_get(pair, 0), *v = json_array_get(pair, 1),
-                     *b = json_array_get(pair, 2);
-        const char *text = json_string_value(name);
+    const json_t *list = field_of(o, "headers");
+    size_t n = 0;
+    if (list && !json_is_array(list))
+        return client_error(HF_EINVAL, "headers: a list of [\"name\", \"text\"] is needed");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        hf_header h;
+        char *bytes = NULL;
+        enum hf_err e = header_of(json_array_get(list, i), &h, &bytes);
+        if (e) return e;
         /* Headers of ours belong to the move that made them. */
-        if (!text || (strncmp(text, "hf-", 3) == 0 && strcmp(text, "hf-version") != 0)) continue;
+        bool ours = hf_str_starts(h.key, HF_STR("hf-")) && !hf_str_is(h.key, HF_HDR_VERSION);
+        if (ours || n == HEADERS_MAX) free(bytes);
+        if (ours) continue;
         if (n == HEADERS_MAX) return client_error(HF_ELIMIT, "more than %d headers", HEADERS_MAX);
-        if (v && !json_is_string(v) && !json_is_null(v))
-            return client_error(HF_EINVAL, "headers: \"%s\" needs a text or null", text);
-        hf_str value = {json_string_value(v), json_string_length(v)};
-        if (json_is_string(b)) {
-            memory[n] = cli_from_base64(json_string_value(b), &value.n);
-            value.p = memory[n];
-        }
-        out[n++] = (hf_header){hf_str_of(text), value};
+        memory[n] = bytes;
+        out[n++] = h;
     }
     *count = n;
     return HF_OK;
@@ -218,7 +239,9 @@ static enum hf_err send_object(struct job *j, const json_t *o, int64_t number) {
     hf_str key = {NULL, 0};
     enum hf_err e = fields_of(o, &m);
     if (!e) e = headers_of(o, headers, memory + 2, &m.header_count);
-    for (size_t i = 0; i < j->pattern.header_count && m.header_count < HEADERS_MAX; i++)
+    if (!e && m.header_count + j->pattern.header_count > HEADERS_MAX)
+        e = client_error(HF_ELIMIT, "more than %d headers, with those of the flags", HEADERS_MAX);
+    for (size_t i = 0; !e && i < j->pattern.header_count; i++)
         headers[m.header_count++] = j->pattern.headers[i];
     m.headers = headers;
     if (!e && (!bytes_of(o, "key", &key, &memory[0]) || !bytes_of(o, "value", &m.value, &memory[1])))

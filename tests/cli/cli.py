@@ -87,8 +87,11 @@ def a_line_of_json_says_its_own_name_and_time(cli):
     hours = lambda name: (rows[name]["due_ms"] - rows[name]["accepted_ms"]) / 3600000
     assert (hours("one"), hours("four")) == (1, 3) and rows["two"]["due"].startswith("2099") and "cron" in rows["three"], rows
     for wrong in ({"id": 5}, {"id": "a\0b"}, {"delay": "soon"}, {"due": "soon"}, {"delay": True}, {"delay": "1h", "due": 5},
-                  {"headers": [["h", "v"]] * 300}, {"headers": [["h", 5]]}):
-        err = cli("send", "own", "--jsonl", stdin=json.dumps({"value": "x", **wrong}), status=1)
+                  {"headers": [["h", "v"]] * 300}, {"headers": [["h", 5]]}, {"headers": [["h", "v"]] * 240}, {"headers": {"h": "v"}},
+                  {"headers": [["h\0", "v"]]}, {"headers": [["h"]]}, {"headers": [[5, "v"]]}, {"headers": ["h=v"]},
+                  {"headers": [["h", None, "no base64"]]}, {"headers": [["h", "v", 7]]},
+                  {"key_base64": 5}, {"key_base64": "eA==", "key": "x"}):
+        err = cli("send", "own", "--jsonl", "--header", "of=flags", stdin=json.dumps({"value": "x", **wrong}), status=1)
         assert "line 1" in err and next(iter(wrong)) in err, (wrong, err)
     cli("schedule", "cancel", "--topic", "own")
     flags = ("--cron", "@daily", "--tz", "Europe/Berlin", "--id", "of the flags")
@@ -158,6 +161,13 @@ def ids_of_any_kind_are_shown_and_cancelled(cli):
         assert cli("schedule", "cancel", "any", name) == "cancelled\n", name
     assert cli("schedule", "cancel", "--topic", "any").startswith("cancelled 1\n")
     assert "nothing of this name pends" in cli("schedule", "show", "any", "bytes", status=1)
+
+
+def a_letter_is_a_line_whatever_is_in_it(cli):
+    subprocess.run(["kcat", "-P", "-b", cli.at[1], "-t", "dlq.lines", "-H", "hf-message-id=a\nb\tc", "-H", "hf-dlq-reason=fatal", "-H",
+                    "__dlq.errors.message=Traceback:\n  \x1b[2Jwrong"], input="v\n", text=True, check=True, timeout=60)
+    row, = cli("dlq", "--group", "lines", "list").splitlines()
+    assert row.split("\t")[2:] == ["fatal", "attempts=", "topic=", r"id=a\x0ab\x09c", r"Traceback:\x0a  \x1b[2Jwrong"], row
 
 
 def a_flag_that_would_be_left_out_of_account_is_refused(cli):
@@ -317,7 +327,8 @@ def a_program_dies_with_its_worker(cli):
 
 TESTS = [receipts_name_the_place_of_each_message, a_message_that_is_refused_fails_the_command,
          tail_and_send_carry_a_topic_whole, a_line_of_json_says_its_own_name_and_time,
-         ids_of_any_kind_are_shown_and_cancelled, a_flag_that_would_be_left_out_of_account_is_refused, digits_are_an_offset_and_a_date_is_a_time,
+         ids_of_any_kind_are_shown_and_cancelled, a_letter_is_a_line_whatever_is_in_it,
+         a_flag_that_would_be_left_out_of_account_is_refused, digits_are_an_offset_and_a_date_is_a_time,
          topics_are_made_described_and_deleted, a_wrong_word_is_told_with_what_it_may_be, http_is_asked_of_the_same_host,
          a_list_ends_at_its_limit_and_zero_is_none, a_group_reads_on_and_is_reset,
          a_programs_exit_status_settles_its_message, a_program_that_cannot_run_stops_the_worker_and_condemns_nothing,
