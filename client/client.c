@@ -213,6 +213,9 @@ static enum hf_err set_number(rd_kafka_conf_t *conf, const char *name, int64_t v
     return set_one(conf, name, text);
 }
 
+/* The largest max.message.bytes of a server; the least that librdkafka takes. */
+enum { MESSAGE_MOST = 64 << 20, MESSAGE_LEAST = 1000 };
+
 static enum hf_err configure(hf_client *c, rd_kafka_conf_t *conf) {
     const hf_client_options *o = &c->options;
     const char *const ours[] = {"enable.idempotence",
@@ -221,14 +224,15 @@ static enum hf_err configure(hf_client *c, rd_kafka_conf_t *conf) {
                                 "murmur2_random",
                                 "topic.metadata.propagation.max.ms",
                                 "5000",
-                                "message.max.bytes", /* what is too large is the server's to say */
-                                "67108864",
                                 NULL};
+    /* What is too large is the server's to say, but what the queue has no room for will never be sent. */
+    int64_t most = o->queue_bytes < MESSAGE_MOST ? o->queue_bytes : MESSAGE_MOST;
     enum hf_err e = set_common(conf, c->server, o->client_id);
     if (!e) e = set_pairs(conf, ours);
     if (!e) e = set_number(conf, "message.timeout.ms", o->timeout_ms);
     if (!e) e = set_number(conf, "queue.buffering.max.messages", o->queue_messages);
     if (!e) e = set_number(conf, "queue.buffering.max.kbytes", (o->queue_bytes + 1023) / 1024);
+    if (!e) e = set_number(conf, "message.max.bytes", most < MESSAGE_LEAST ? MESSAGE_LEAST : most);
     if (!e) e = set_number(conf, "linger.ms", o->linger_ms);
     if (!e) e = set_pairs(conf, o->config);
     if (e) return e;

@@ -52,7 +52,7 @@ typedef struct hf_client_options {
                               decisions are not asked for (each function says what it answers then) */
     int64_t timeout_ms;    /* a message that is not acknowledged by then fails; default 30 s */
     int32_t queue_messages; /* sends under way; past it HF_EAGAIN; default 100,000 */
-    int64_t queue_bytes;    /* likewise; default 64 MiB */
+    int64_t queue_bytes;    /* likewise; a message must fit; default 64 MiB */
     int64_t linger_ms;      /* how long a send may wait for company; default 0 */
     const char *const
         *config; /* further librdkafka properties: name, value, name, value, …, NULL (TLS, SASL) */

@@ -262,6 +262,27 @@ static void a_full_queue_says_try_again_and_a_flush_makes_room(void **state) {
     hf_close(c);
 }
 
+static void what_the_queue_will_never_have_room_for_is_too_large(void **state) {
+    (void)state;
+    enum { BYTES = 800000 };
+    hf_client_options o = {HF_CLIENT_DEFAULTS, .queue_bytes = 1 << 19};
+    hf_client *c;
+    char *large = malloc(BYTES);
+    assert_non_null(large);
+    memset(large, 'x', BYTES);
+    const hf_message m = {.topic = "sizes", .value = {large, BYTES}};
+    OK(hf_connect(getenv("HF_TEST_SERVER"), &o, &c));
+    assert_int_equal(hf_send(c, &m, NULL), HF_ELIMIT);
+    assert_int_equal(hf_send_async(c, &m, NULL, NULL), HF_ELIMIT);
+    const hf_message half_of_it = {.topic = "sizes", .value = {large, BYTES / 2}};
+    OK(hf_send(c, &half_of_it, NULL));
+    hf_close(c);
+    o.queue_bytes = 1;
+    OK(hf_connect(getenv("HF_TEST_SERVER"), &o, &c));
+    hf_close(c);
+    free(large);
+}
+
 static void a_send_that_nobody_watches_fails_its_flush(void **state) {
     (void)state;
     const hf_message wrong = {.topic = "queued", .value = HF_STR("v"), .partition = HF_PARTITION(77)};
@@ -312,6 +333,7 @@ int main(void) {
         cmocka_unit_test(beyond_a_limit_the_local_transaction_does_not_run),
         cmocka_unit_test(a_transaction_tried_again_after_its_decision_does_not_run_again),
         cmocka_unit_test(a_full_queue_says_try_again_and_a_flush_makes_room),
+        cmocka_unit_test(what_the_queue_will_never_have_room_for_is_too_large),
         cmocka_unit_test(a_send_that_nobody_watches_fails_its_flush),
         cmocka_unit_test(a_client_serves_many_threads_and_each_has_its_own_error_text),
         cmocka_unit_test(options_without_their_size_are_refused),
