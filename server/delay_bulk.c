@@ -47,11 +47,18 @@ static enum hf_err add_cancel(struct bulk *b, const struct schedule_item *item) 
     return batch_builder_add(&b->batch, (hf_str){NULL, 0}, (hf_str){NULL, 0}, h, sizeof(h) / sizeof(h[0]));
 }
 
+/* What the item brings into the batch; what is added to it is small. */
+static size_t bytes_of(const struct schedule_item *item) {
+    size_t n = item->key.n + item->value.n;
+    for (size_t i = 0; i < item->header_count; i++) n += item->headers[i].key.n + item->headers[i].value.n;
+    return n;
+}
+
 static void add_item(void *arg, const struct schedule_item *item) {
     struct bulk *b = arg;
     size_t limit = (size_t)b->wait.d->server->settings->message_max / 2;
     if (b->e || b->full) return;
-    if (b->records && b->batch.buf.n + item->value.n > (limit < BATCH_BYTES ? limit : BATCH_BYTES)) {
+    if (b->records && b->batch.buf.n + bytes_of(item) > (limit < BATCH_BYTES ? limit : BATCH_BYTES)) {
         b->full = true;
         return;
     }

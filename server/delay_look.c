@@ -85,10 +85,11 @@ bool delay_place_of(hf_str text, struct schedule_place *out) {
     return due >= 0 && sequence >= 0;
 }
 
-/* "to=0" is refused: to the schedule it means no end, to whoever asks it can only be a slip. */
+/* "to=0" is refused: to the schedule it means no end, to whoever asks it can only be a slip. What lies beyond the
+ * year 9999 is behind everything. */
 static bool time_of(hf_str text, int64_t least, int64_t *out) {
     if (!text.p) return true;
-    return hf_time_parse(text, out) == HF_OK && *out >= least && *out <= HF_TIME_MAX_MS;
+    return hf_time_parse(text, out) == HF_OK && *out >= least;
 }
 
 bool delay_filter_of(struct broker_http *rq, int64_t limit, struct schedule_query *q) {

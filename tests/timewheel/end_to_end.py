@@ -175,6 +175,8 @@ def http_does_nothing_that_was_not_asked_for():
     check("nothing was rejected", json.loads(schedule("stats", "--json"))["rejected"] == rejected)
     check("not this one", ask("DELETE", "/v1/schedule/asked/a%00b") == (404, {"outcome": "unknown"}))
     check("before", ask("DELETE", many + "&to=2020-01-01T00:00:00Z")[1]["cancelled"] == 0)
+    for end in (253402300800000, 2 ** 63 - 1):
+        check("no end", len(ask("GET", many + f"&to={end}")[1]["messages"]) == 1)
     check("by milliseconds", ask("POST", many, {"by": 3600000})[1]["moved"] == 1)
     check("from a time", ask("DELETE", many + "&from=2020-01-01T00:00:00%2B01:00")[1]["cancelled"] == 1)
 
@@ -275,6 +277,16 @@ def many_are_counted_moved_and_cancelled(count):
     check("others are left alone", counted("--topic", "others")["count"] == 1)
 
 
+def large_ones_are_moved_whatever_is_large_in_them():
+    lines = [{"value": "v" * 400000, "id": "value", "delay": "1h"}, {"key": "k" * 800000, "id": "key", "delay": "2h"},
+             {"headers": [["h", "h" * 800000]], "id": "header", "delay": "3h"}]
+    run = subprocess.run([binary, "send", "large", "--jsonl", "--server", server.kafka, "--api", server.http], text=True,
+                         input="\n".join(map(json.dumps, lines)), capture_output=True, timeout=60)
+    check(f"sent: {run.stderr}", run.stdout == "sent 3\n")
+    check("moved", json.loads(schedule("move", "--topic", "large", "--by", "1h", "--json"))["moved"] == 3)
+    check("cancelled", json.loads(schedule("cancel", "--topic", "large", "--json"))["cancelled"] == 3)
+
+
 def main():
     global server, binary
     options = argparse.ArgumentParser()
@@ -294,7 +306,8 @@ def main():
                                     (http_does_nothing_that_was_not_asked_for, ()),
                                     (a_recurring_message_is_shown_moved_and_cancelled, ()),
                                     (delay_levels_are_a_table_of_the_server, ()),
-                                    (many_are_counted_moved_and_cancelled, (3000,))):
+                                    (many_are_counted_moved_and_cancelled, (3000,)),
+                                    (large_ones_are_moved_whatever_is_large_in_them, ())):
                 test(*arguments)
                 print(f"ok {test.__name__}", flush=True)
             check("a clean stop", server.stop() == 0)
