@@ -44,9 +44,8 @@ static void on_created(void *arg, enum hf_err e) {
 
 /* max.message.bytes of one that was there before, if the server's was raised since. It is never lowered: what
  * pends may be as large as it was. */
-static enum hf_err raise_message_max(struct server *s, hf_str name, struct creation *c) {
+static enum hf_err raise_message_max(struct server *s, hf_str name, int64_t wanted, struct creation *c) {
     struct log_topic_info info;
-    int64_t wanted = s->settings->message_max + REASON_ROOM;
     enum hf_err e = log_topic(s->log, name, &info);
     c->done = e || info.settings.value[LOG_MESSAGE_MAX] >= wanted;
     if (c->done) return e;
@@ -60,11 +59,10 @@ static enum hf_err create_topic(struct server *s, hf_str name) {
     struct log_topic_config config = {.partitions = 1, .internal = true};
     /* A rejected message is a message with a reason, and what the schedule writes again (a next run, a moved
      * one) is a message with a condition: both always fit. */
-    bool has_room = !hf_str_is(name, HF_TOPIC_TXN);
-    if (has_room) log_settings_put(&config.settings, LOG_MESSAGE_MAX, s->settings->message_max + REASON_ROOM);
+    int64_t message_max = s->settings->message_max + (hf_str_is(name, HF_TOPIC_TXN) ? 0 : REASON_ROOM);
+    log_settings_put(&config.settings, LOG_MESSAGE_MAX, message_max);
     enum hf_err e = log_topic_create(s->log, name, &config, on_created, &c);
-    if (e == HF_EEXIST && !has_room) return HF_OK;
-    if (e == HF_EEXIST) e = raise_message_max(s, name, &c);
+    if (e == HF_EEXIST) e = raise_message_max(s, name, message_max, &c);
     if (e) return e;
     struct pollfd fd = {.fd = env_poll_fd(s->env), .events = POLLIN};
     while (!c.done && !log_failed(s->log)) {
