@@ -148,9 +148,9 @@ static bool query_fits(const struct broker_http *h, const char *names) {
 
 static void reply_query(struct broker_http *h, const char *names) {
     char text[256];
-    int n = *names ? snprintf(text, sizeof(text), "{\"error\":\"query parameters: %s; each once\"}", names)
-                   : snprintf(text, sizeof(text), "{\"error\":\"no query parameters are taken here\"}");
-    broker_http_reply(h, 400, "application/json", hf_str_make(text, (size_t)n));
+    (void)snprintf(text, sizeof(text), "{\"error\":\"query parameters: %s; each once\"}", names);
+    if (!*names) (void)snprintf(text, sizeof(text), "{\"error\":\"no query parameters are taken here\"}");
+    broker_http_reply(h, 400, "application/json", hf_str_of(text));
 }
 
 /* What the path takes instead (RFC 9110, 15.5.6). */
