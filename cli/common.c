@@ -40,11 +40,13 @@ static enum hf_err settle_api(struct hf_config *c, const struct hf_options *o, v
     enum { HTTP_PORT = 8092 };
     const char **server = text_of(o, "server", target), **api = text_of(o, "api", target);
     if (!server || !api || *api) return HF_OK;
-    size_t n = strcspn(*server, ","); /* of several the first */
-    while (n > 0 && (*server)[n - 1] != ':' && (*server)[n - 1] != ']') n--;
-    if (n > 0 && (*server)[n - 1] == ':') n--;
-    if (n == 0) n = strcspn(*server, ","); /* no port */
-    *api = hf_arena_printf(&c->arena, "%.*s:%d", (int)n, *server, HTTP_PORT).p;
+    const char *host = *server + strcspn(*server, ":,"); /* of several the first, without PLAINTEXT:// */
+    host = strncmp(host, "://", 3) == 0 ? host + 3 : *server;
+    size_t whole = strcspn(host, ","), n = whole;
+    while (n > 0 && host[n - 1] != ':' && host[n - 1] != ']') n--;
+    if (n > 0 && host[n - 1] == ':') n--;
+    if (n == 0) n = whole; /* no port */
+    *api = hf_arena_printf(&c->arena, "%.*s:%d", (int)n, host, HTTP_PORT).p;
     return *api ? HF_OK : HF_ENOMEM;
 }
 

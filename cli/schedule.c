@@ -318,7 +318,7 @@ static enum hf_err move(const struct schedule *s, const char *const *names) {
 /* With a filter: of those messages what is due when. */
 static enum hf_err stats(const struct schedule *s, const char *const *names) {
     json_t *answer;
-    if (s->topic || s->prefix || s->from || s->to) return count(s, names);
+    if (s->topic || s->prefix || s->from || s->to || s->after) return count(s, names);
     enum hf_err e = call(s, "GET", "/v1/schedule-stats", NULL, &answer);
     if (e) return e;
     (void)json_dumpf(answer, stdout, s->json ? JSON_COMPACT : JSON_INDENT(2));

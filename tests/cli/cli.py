@@ -181,6 +181,7 @@ def a_flag_that_would_be_left_out_of_account_is_refused(cli):
         assert "--help" in err, (words, err)
     row, = cli.json("schedule", "list", "--topic", "kept")
     assert row["due_ms"] - row["accepted_ms"] == 3600000, row
+    assert "pending" in cli("schedule", "stats") and "pending" not in cli("schedule", "stats", "--after", "1-1-1")
     assert "on_conflict" in cli("send", "kept", "v", "--delay", "1h", "--on.conflict", "keep", status=1)
     cli("schedule", "cancel", "--topic", "kept")
 
@@ -210,7 +211,8 @@ def a_wrong_word_is_told_with_what_it_may_be(cli):
 
 
 def http_is_asked_of_the_same_host(cli):
-    for server, api in (("db1:9093", "db1:8092"), ("db1", "db1:8092"), ("[::1]:9092", "[::1]:8092"), ("a:1,b:2", "a:8092")):
+    for server, api in (("db1:9093", "db1:8092"), ("db1", "db1:8092"), ("[::1]:9092", "[::1]:8092"), ("a:1,b:2", "a:8092"),
+                        ("PLAINTEXT://db1:9093,PLAINTEXT://b", "db1:8092"), ("a,PLAINTEXT://b", "a:8092")):
         out = subprocess.run([cli.binary, "schedule", "stats", "--server", server, "--print-config"], capture_output=True,
                              text=True, check=True, timeout=60).stdout
         assert f"api = {api}\n" in out, (server, out)
