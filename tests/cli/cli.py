@@ -181,7 +181,7 @@ def a_flag_that_would_be_left_out_of_account_is_refused(cli):
         assert "--help" in err, (words, err)
     row, = cli.json("schedule", "list", "--topic", "kept")
     assert row["due_ms"] - row["accepted_ms"] == 3600000, row
-    assert "pending" in cli("schedule", "stats") and "pending" not in cli("schedule", "stats", "--after", "1-1-1")
+    assert "pending" in cli("schedule", "stats") and "pending" not in cli("schedule", "stats", "--after", "1-1")
     assert "on_conflict" in cli("send", "kept", "v", "--delay", "1h", "--on.conflict", "keep", status=1)
     cli("schedule", "cancel", "--topic", "kept")
 
