@@ -156,7 +156,8 @@ struct env_load {
     struct env_sync sync; /* the env's own */
 };
 
-/* Never blocks; done is called from env_poll or env_wait. One load is served at a time. */
+/* Never blocks, unless no thread can be had for it; done is called from env_poll or env_wait. One load is served at a
+ * time. */
 void env_load_begin(struct hf_env *env, struct env_load *r);
 
 /* One that has begun and not ended: done is not called, and the env touches nothing of it any more. Waits while the disk

@@ -25,7 +25,7 @@ struct server_handler {
 };
 
 struct server_route {
-    const char *method, *path; /* as in broker_route */
+    const char *method, *path; /* as in broker_route, and so is query */
     void (*handle)(void *state, struct broker_http *rq);
     const char *query;
 };

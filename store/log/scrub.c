@@ -23,7 +23,7 @@
 enum {
     FIRST_US = 60 * 1000000,
     RUN_BLOCKS = 64,
-    AHEAD_MAX = 8 << 20, /* a longer stretch, of one huge batch, is read as it is looked at */
+    AHEAD_MAX = 8 << 20, /* a longer stretch (one huge batch, no anchors) is read as it is looked at */
 };
 
 /* ---- a pass ---- */

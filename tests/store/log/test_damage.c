@@ -269,15 +269,20 @@ static struct segment *until_it_reads(struct fixture *f) {
     return NULL;
 }
 
+/* A store of an earlier process, of which the scrubber reads a segment. */
+static struct segment *reading(struct fixture *f, uint64_t seed) {
+    fill(f, seed);
+    fixture_stop(f);
+    f->options.scrub_interval_ms = 5000;
+    fixture_start(f);
+    return until_it_reads(f);
+}
+
 static void a_scrub_that_is_asked_for_believes_nothing_read_before(void **state) {
     struct fixture f;
     char path[LOG_PATH];
     (void)state;
-    fill(&f, 22);
-    fixture_stop(&f);
-    f.options.scrub_interval_ms = 5000;
-    fixture_start(&f);
-    segment_path(until_it_reads(&f), "log", path);
+    segment_path(reading(&f, 22), "log", path);
     assert_int_equal(hf_sim_damage(f.sim, path, f.log->scrub.ahead.load.offset + 100, 4), HF_OK);
     assert_int_equal(log_scrub(f.log), HF_OK);
     assert_int_equal(told.damages, 1);
@@ -287,16 +292,30 @@ static void a_scrub_that_is_asked_for_believes_nothing_read_before(void **state)
 static void a_topic_may_go_while_it_is_read(void **state) {
     struct fixture f;
     (void)state;
-    fill(&f, 23);
-    fixture_stop(&f);
-    f.options.scrub_interval_ms = 5000;
-    fixture_start(&f);
-    (void)until_it_reads(&f);
+    (void)reading(&f, 23);
     assert_int_equal(log_topic_delete(f.log, HF_STR("t"), NULL, 0, NULL, NULL), HF_OK);
     for (int i = 0; i < 1000 && log_partition(f.log, HF_STR("t"), 0); i++) fixture_turn(&f);
     assert_null(log_partition(f.log, HF_STR("t"), 0));
     pass_of_the_scrubber(&f);
     assert_int_equal(told.damages, 0);
+    fixture_close(&f);
+}
+
+static void a_segment_that_is_written_to_is_left_until_somebody_asks(void **state) {
+    struct fixture f;
+    char path[LOG_PATH];
+    (void)state;
+    fill(&f, 24);
+    fixture_stop(&f);
+    f.options.scrub_interval_ms = 5000;
+    fixture_start(&f);
+    append(&f, "t", "one more", LOG_ACK_WRITTEN);
+    segment_path(log_partition(f.log, HF_STR("t"), 0)->segments->prev, "log", path);
+    assert_int_equal(hf_sim_damage(f.sim, path, 100, 4), HF_OK);
+    pass_of_the_scrubber(&f);
+    assert_int_equal(told.damages, 0);
+    assert_int_equal(log_scrub(f.log), HF_OK);
+    assert_int_equal(told.damages, 1);
     fixture_close(&f);
 }
 
@@ -328,6 +347,7 @@ int main(void) {
         cmocka_unit_test(the_scrubber_makes_small_files_again),
         cmocka_unit_test(a_scrub_that_is_asked_for_believes_nothing_read_before),
         cmocka_unit_test(a_topic_may_go_while_it_is_read),
+        cmocka_unit_test(a_segment_that_is_written_to_is_left_until_somebody_asks),
         cmocka_unit_test(nothing_is_told_of_a_whole_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
