@@ -110,6 +110,10 @@ enum hf_err env_unlink(struct hf_env *env, const char *path) {
     return env->ops->unlink(env, path);
 }
 
+void env_discard(struct hf_env *env, const char *path) {
+    if (path_ok(path)) env->ops->discard(env, path);
+}
+
 enum hf_err env_mkdir(struct hf_env *env, const char *path) {
     if (!path_ok(path)) return HF_EINVAL;
     return env->ops->mkdir(env, path);

@@ -94,6 +94,9 @@ HF_CHECK enum hf_err env_truncate(struct hf_file *f, uint64_t size);
 
 HF_CHECK enum hf_err env_rename(struct hf_env *env, const char *from, const char *to); /* replaces `to` */
 HF_CHECK enum hf_err env_unlink(struct hf_env *env, const char *path);
+/* As env_unlink, but beside all else, sooner or later, at the latest when the env is closed; nobody learns whether it
+ * failed. For a file that nobody names any more and whose name does not come again, if many go at once. */
+void env_discard(struct hf_env *env, const char *path);
 HF_CHECK enum hf_err env_mkdir(struct hf_env *env, const char *path); /* HF_EEXIST if there */
 HF_CHECK enum hf_err env_rmdir(struct hf_env *env, const char *path); /* empty ones only, else HF_EIO */
 

@@ -27,6 +27,7 @@ struct env_ops {
 
     enum hf_err (*rename)(struct hf_env *env, const char *from, const char *to);
     enum hf_err (*unlink)(struct hf_env *env, const char *path);
+    void (*discard)(struct hf_env *env, const char *path);
     enum hf_err (*mkdir)(struct hf_env *env, const char *path);
     enum hf_err (*rmdir)(struct hf_env *env, const char *path);
     enum hf_err (*list)(struct hf_env *env, const char *dir, bool (*fn)(void *arg, const char *name),

@@ -362,6 +362,10 @@ static enum hf_err overlay_unlink(struct hf_env *env, const char *path) {
     return HF_OK;
 }
 
+static void overlay_discard(struct hf_env *env, const char *path) {
+    (void)overlay_unlink(env, path);
+}
+
 static enum hf_err overlay_mkdir(struct hf_env *env, const char *path) {
     struct node *folder, *n;
     const char *last;
@@ -493,6 +497,7 @@ static const struct env_ops ops = {
     .fd = overlay_fd,
     .rename = overlay_rename,
     .unlink = overlay_unlink,
+    .discard = overlay_discard,
     .mkdir = overlay_mkdir,
     .rmdir = overlay_rmdir,
     .list = overlay_list,

@@ -304,6 +304,7 @@ static const struct env_ops posix_ops = {
     .fd = fd_of,
     .rename = posix_rename,
     .unlink = posix_unlink,
+    .discard = posix_discard,
     .mkdir = posix_mkdir,
     .rmdir = posix_rmdir,
     .list = posix_list,

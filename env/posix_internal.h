@@ -1,4 +1,4 @@
-/* Shared by posix.c (clocks, files, names), posix_sync.c (threads that sync) and posix_load.c (one that reads). */
+/* Shared by posix.c (clocks, files, names), posix_sync.c (threads that sync) and posix_chores.c (one for the rest). */
 #ifndef ENV_POSIX_INTERNAL_H
 #define ENV_POSIX_INTERNAL_H
 
@@ -22,8 +22,8 @@ void sync_queue_init(struct sync_queue *q);
 void sync_queue_put(struct sync_queue *q, struct env_sync *s);
 struct env_sync *sync_queue_take(struct sync_queue *q);
 
-/* Loads, and their thread: it starts with the first one. */
-struct posix_loads {
+/* Loads, closes and removals, and their thread: it starts with the first one. */
+struct posix_chores {
     pthread_cond_t wanted, ended;
     struct sync_queue queue;
     const struct env_sync *serving;
@@ -38,9 +38,9 @@ struct posix_sync {
     pthread_cond_t wanted[2]; /* [urgent] */
     struct sync_queue queues[2];
     struct sync_queue ended;
-    struct posix_loads loads;
+    struct posix_chores chores;
     size_t background, idle; /* requests in the second queue, and threads that wait for one */
-    size_t closes, patient;  /* of those requests: files to be closed; those that env_wait begins */
+    size_t patient;          /* of those requests: those that env_wait begins */
     bool waits;              /* the core thread is in env_wait */
     bool can_together;       /* syncfs is a sync of every file, and says so if it failed */
     bool together;           /* a thread is at it: what waits in the background goes with the next one */
@@ -58,7 +58,7 @@ struct posix_sync {
 struct posix_file {
     struct hf_file base;
     int fd;
-    struct env_sync closing; /* no `done`: the lane closes the file and frees it */
+    struct env_sync closing; /* a chore: the file is closed and freed */
 };
 
 struct posix_env {
@@ -76,8 +76,6 @@ HF_CHECK enum hf_err posix_sync_init(struct posix_sync *s, int root_fd);
  * forgotten. */
 void posix_sync_fini(struct posix_sync *s);
 void posix_sync_begin(struct hf_env *env, struct env_sync *s);
-/* Closes and frees the file beside all else; nobody is told. */
-void posix_close_later(struct hf_env *env, struct posix_file *f);
 size_t posix_poll(struct hf_env *env);
 size_t posix_wait(struct hf_env *env);
 /* Called with the lock, which it lets go of meanwhile: the request's completion is due. */
@@ -86,9 +84,12 @@ void posix_sync_ended(struct posix_sync *s, struct env_sync *request);
 HF_CHECK enum hf_err posix_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg);
 HF_CHECK enum hf_err posix_read_all(int fd, uint64_t offset, void *p, size_t n, size_t *got);
 
-/* posix_load.c */
-void posix_loads_init(struct posix_loads *l);
-void posix_loads_fini(struct posix_sync *s); /* after `stop` */
+/* posix_chores.c */
+void posix_chores_init(struct posix_chores *c);
+void posix_chores_fini(struct posix_sync *s); /* after `stop`; what is to go is gone then */
+/* Closes and frees the file beside all else; nobody is told. */
+void posix_close_later(struct hf_env *env, struct posix_file *f);
+void posix_discard(struct hf_env *env, const char *path);
 void posix_load_begin(struct hf_env *env, struct env_load *r);
 void posix_load_cancel(struct hf_env *env, struct env_load *r);
 

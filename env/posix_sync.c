@@ -8,9 +8,7 @@
  * The journal has a thread of its own, so that an answer never waits behind a segment of 256 MiB. More
  * urgent threads would gain nothing: the log has one journal and puts all who wait into one sync. Segments
  * and folders get as many threads as wait at a time, within a limit: a file system makes the files of all who
- * call fsync together durable by one commit of its own journal, so 64 cost little more than one. A deleted
- * file is closed by a background thread too: whoever closes it last gives its blocks back, which takes as
- * long as a sync.
+ * call fsync together durable by one commit of its own journal, so 64 cost little more than one.
  *
  * Where thousands wait at once (the start and the stop of a log with that many partitions) a commit for each
  * 64 is still too many: requests that are patient wait for all the others, then one thread takes all that
@@ -77,12 +75,6 @@ static enum hf_err sync_file(struct hf_file *f) {
     return failed ? hf_err_from_errno(errno) : HF_OK;
 }
 
-static void close_file(struct hf_file *file) {
-    struct posix_file *f = (struct posix_file *)file; /* the request is in it */
-    close(f->fd);
-    free(f);
-}
-
 /* That `ended` is not empty any more. Called with the lock, which it lets go of meanwhile: the core thread, which it
  * wakes, would only wait for it. */
 static void announce(struct posix_sync *s) {
@@ -107,13 +99,9 @@ static enum hf_err sync_one(const struct posix_sync *s, const struct env_sync *r
 /* Called with the lock, which it lets go of meanwhile. */
 static void serve(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_unlock(&s->lock);
-    bool closes = !request->done;
-    if (closes)
-        close_file(request->file);
-    else
-        request->result = sync_one(s, request);
+    request->result = sync_one(s, request);
     pthread_mutex_lock(&s->lock);
-    if (!closes) posix_sync_ended(s, request);
+    posix_sync_ended(s, request);
 }
 
 /* ---- or many by one call ---- */
@@ -160,12 +148,7 @@ static void serve_together(struct posix_sync *s) {
     struct env_sync *request;
     sync_queue_init(&syncs);
     s->together = true;
-    for (size_t n = s->background; n > 0; n--) {
-        request = sync_queue_take(q);
-        if (!request->done) {
-            sync_queue_put(q, request);
-            continue;
-        }
+    while ((request = sync_queue_take(q))) {
         s->background--;
         s->patient -= request->patient;
         sync_queue_put(&syncs, request);
@@ -190,7 +173,7 @@ static void rest(struct posix_lane *lane) {
 }
 
 static bool together(const struct posix_sync *s) {
-    return s->can_together && s->background - s->closes >= POSIX_TOGETHER;
+    return s->can_together && s->background >= POSIX_TOGETHER;
 }
 
 /* Nothing of the background begins now. */
@@ -215,7 +198,6 @@ static void *lane_run(void *arg) {
         }
         struct env_sync *request = sync_queue_take(q);
         if (!lane->urgent) s->background--;
-        if (!request->done) s->closes--;
         s->patient -= request->patient;
         serve(s, request);
     }
@@ -256,7 +238,7 @@ enum hf_err posix_sync_init(struct posix_sync *s, int root_fd) {
     sync_queue_init(&s->queues[false]);
     sync_queue_init(&s->queues[true]);
     sync_queue_init(&s->ended);
-    posix_loads_init(&s->loads);
+    posix_chores_init(&s->chores);
     enum hf_err e = HF_OK;
     while (!e && s->lane_count < POSIX_THREADS_FIRST) e = start_lane(s);
     if (e) posix_sync_fini(s);
@@ -270,7 +252,7 @@ void posix_sync_fini(struct posix_sync *s) {
     pthread_cond_broadcast(&s->wanted[true]);
     pthread_mutex_unlock(&s->lock);
     for (size_t i = 0; i < s->lane_count; i++) pthread_join(s->lanes[i].thread, NULL);
-    posix_loads_fini(s);
+    posix_chores_fini(s);
     pthread_cond_destroy(&s->wanted[false]);
     pthread_cond_destroy(&s->wanted[true]);
     pthread_mutex_destroy(&s->lock);
@@ -281,7 +263,6 @@ static void ask(struct posix_sync *s, struct env_sync *request) {
     pthread_mutex_lock(&s->lock);
     sync_queue_put(&s->queues[request->urgent], request);
     if (!request->urgent) s->background++;
-    if (!request->done) s->closes++;
     s->patient += request->patient;
     bool more = s->background > s->idle && s->lane_count < POSIX_THREADS_MAX && !request->patient;
     bool begins = !request->patient, urgent = request->urgent;
@@ -310,11 +291,6 @@ void posix_sync_begin(struct hf_env *env, struct env_sync *request) {
     struct posix_sync *s = &((struct posix_env *)env)->sync;
     s->under_way++;
     ask(s, request);
-}
-
-void posix_close_later(struct hf_env *env, struct posix_file *f) {
-    f->closing = (struct env_sync){.file = &f->base};
-    ask(&((struct posix_env *)env)->sync, &f->closing);
 }
 
 /* Each list that was taken out of `ended` was announced once, or will be: then it is heard the next time. One

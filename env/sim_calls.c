@@ -257,6 +257,10 @@ static enum hf_err sim_unlink(struct hf_env *env, const char *path) {
     return take_away(env, path, false, "op.unlink");
 }
 
+static void sim_discard(struct hf_env *env, const char *path) {
+    (void)sim_unlink(env, path);
+}
+
 static enum hf_err sim_rmdir(struct hf_env *env, const char *path) {
     return take_away(env, path, true, "op.rmdir");
 }
@@ -462,6 +466,7 @@ const struct env_ops sim_ops = {
     .fd = sim_fd,
     .rename = sim_rename,
     .unlink = sim_unlink,
+    .discard = sim_discard,
     .mkdir = sim_mkdir,
     .rmdir = sim_rmdir,
     .list = sim_list,

@@ -167,6 +167,25 @@ static void an_unlinked_file_lives_until_it_is_closed(void **state) {
     env_close(f);
 }
 
+static void a_discarded_file_goes_sooner_or_later(void **state) {
+    struct hf_env *env = env_of(state);
+    put(env, "a", "text");
+    put(env, "b", "stays");
+    struct hf_file *f = opened(env, "a", ENV_READ), *g;
+    char got[4];
+    size_t n;
+    env_discard(env, "a");
+    env_discard(env, "nothing");
+    env_discard(env, "../b");
+    enum hf_err e = HF_OK;
+    while (!(e = env_open(env, "a", ENV_READ, &g))) env_close(g);
+    assert_int_equal(e, HF_ENOTFOUND);
+    assert_int_equal(env_read(f, 0, got, 4, &n), HF_OK);
+    assert_memory_equal(got, "text", 4);
+    env_close(f);
+    holds(env, "b", "stays");
+}
+
 static void folders_are_made_and_removed(void **state) {
     struct hf_env *env = env_of(state);
     assert_int_equal(env_mkdir(env, "d"), HF_OK);
@@ -412,6 +431,7 @@ int contract_run(const struct contract_subject *s) {
         TEST(allocate_extends_with_zeros_and_keeps_bytes),
         TEST(rename_replaces_and_keeps_open_files),
         TEST(an_unlinked_file_lives_until_it_is_closed),
+        TEST(a_discarded_file_goes_sooner_or_later),
         TEST(folders_are_made_and_removed),
         TEST(names_come_sorted_and_a_listing_can_stop),
         TEST(syncs_complete_once_and_only_in_poll),

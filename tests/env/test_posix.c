@@ -134,6 +134,30 @@ static void a_large_deleted_file_is_closed_in_the_background(void **state) {
     remove_folder(folder);
 }
 
+static void what_was_discarded_is_gone_when_the_env_is_closed(void **state) {
+    (void)state;
+    enum { FILES = 200 };
+    char *folder = make_folder(), path[300];
+    struct hf_env *env;
+    struct hf_file *f;
+    assert_int_equal(env_posix_open(&(struct env_posix_options){.root = folder}, &env), HF_OK);
+    for (int i = 0; i < FILES; i++) {
+        (void)snprintf(path, sizeof path, "%d", i);
+        assert_int_equal(env_open(env, path, ENV_CREATE, &f), HF_OK);
+        env_close(f);
+    }
+    for (int i = 0; i < FILES; i++) {
+        (void)snprintf(path, sizeof path, "%d", i);
+        env_discard(env, path);
+    }
+    hf_env_close(env);
+    for (int i = 0; i < FILES; i++) {
+        (void)snprintf(path, sizeof path, "%s/%d", folder, i);
+        assert_int_equal(access(path, F_OK), -1);
+    }
+    remove_folder(folder);
+}
+
 static void a_log_line_is_one_line_whatever_it_holds(void **state) {
     (void)state;
     char *folder = make_folder(), text[8192] = {0}, path[300];
@@ -168,6 +192,7 @@ int main(void) {
         cmocka_unit_test(the_root_is_made_but_not_its_parent),
         cmocka_unit_test(the_lock_names_its_holder_and_dies_with_it),
         cmocka_unit_test(a_large_deleted_file_is_closed_in_the_background),
+        cmocka_unit_test(what_was_discarded_is_gone_when_the_env_is_closed),
         cmocka_unit_test(a_log_line_is_one_line_whatever_it_holds),
     };
     int failed = contract_run(&posix);
