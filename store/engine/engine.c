@@ -89,6 +89,10 @@ void engine_run_abort(struct engine_run_writer *w) {
     w->engine->ops->run_abort(w);
 }
 
+void engine_run_discard(struct engine *e, uint64_t id) {
+    e->ops->run_discard(e, id);
+}
+
 void engine_run_each(struct engine *e, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
                      void *arg) {
     e->ops->run_each(e, fn, arg);

@@ -163,7 +163,8 @@ void engine_offset_key(struct hf_buf *out, hf_str group, hf_str topic, int32_t p
 /* ---- runs: the far tier ---- */
 
 /* A run is written once, sealed, then read. It belongs to a bucket (one per time window), so that an engine
- * without files may put one bucket's runs together. Runs that no commit named are gone after a start. */
+ * without files may put one bucket's runs together. Runs that no commit named are gone after a start;
+ * who gives one up before discards it, so that it holds no space until then. */
 struct engine_run_writer;
 
 HF_CHECK enum hf_err engine_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out);
@@ -173,6 +174,8 @@ HF_CHECK enum hf_err engine_run_append(struct engine_run_writer *w, const void *
  * writer is the engine's, whatever becomes of it: it must not be aborted any more. */
 void engine_run_seal(struct engine_run_writer *w, uint64_t *id, engine_done *done, void *arg);
 void engine_run_abort(struct engine_run_writer *w);
+/* A sealed run that no commit has named, and none under way will: it is gone. Of any other it is nothing. */
+void engine_run_discard(struct engine *e, uint64_t id);
 
 /* Every run that exists, ascending by id. */
 void engine_run_each(struct engine *e, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),

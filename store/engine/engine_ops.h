@@ -27,6 +27,7 @@ struct engine_ops {
     enum hf_err (*run_append)(struct engine_run_writer *w, const void *p, size_t n);
     void (*run_seal)(struct engine_run_writer *w, uint64_t *id, engine_done *done, void *arg);
     void (*run_abort)(struct engine_run_writer *w);
+    void (*run_discard)(struct engine *e, uint64_t id);
     void (*run_each)(struct engine *e, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
                      void *arg);
     enum hf_err (*run_read)(struct engine *e, uint64_t id, uint64_t offset, void *p, size_t n);

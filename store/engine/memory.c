@@ -381,6 +381,7 @@ static const struct engine_ops memory_ops = {
     .run_append = memory_run_append,
     .run_seal = op_run_seal,
     .run_abort = memory_run_abort,
+    .run_discard = memory_run_discard,
     .run_each = memory_run_each,
     .run_read = memory_run_read,
 };

@@ -65,6 +65,9 @@ int64_t memory_engine_append(struct memory_engine *m, hf_str topic, int32_t part
 void memory_engine_each(struct memory_engine *m, hf_str topic, int32_t partition,
                         void (*fn)(void *arg, const struct engine_record *r), void *arg);
 
+/* Runs that are sealed, named or not. */
+size_t memory_engine_runs(const struct memory_engine *m);
+
 /* A consumer group's committed offset, at once, where engine_committed finds it. */
 void memory_engine_commit_offset(struct memory_engine *m, hf_str group, hf_str topic, int32_t partition,
                                  int64_t offset);

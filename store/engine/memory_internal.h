@@ -168,6 +168,7 @@ int64_t memory_committed(struct engine *e, hf_str group, hf_str topic, int32_t p
 enum hf_err memory_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out);
 enum hf_err memory_run_append(struct engine_run_writer *base, const void *p, size_t n);
 void memory_run_abort(struct engine_run_writer *base);
+void memory_run_discard(struct engine *e, uint64_t id);
 void memory_run_each(struct engine *e, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
                      void *arg);
 enum hf_err memory_run_read(struct engine *e, uint64_t id, uint64_t offset, void *p, size_t n);

@@ -380,6 +380,16 @@ void memory_run_abort(struct engine_run_writer *base) {
     memory_writer_free((struct writer *)base);
 }
 
+size_t memory_engine_runs(const struct memory_engine *m) {
+    return HASH_COUNT(m->runs);
+}
+
+void memory_run_discard(struct engine *e, uint64_t id) {
+    struct memory_engine *m = memory_of(e);
+    struct run *r = memory_run_find(m, id);
+    if (r && !r->named) memory_run_delete(m, r);
+}
+
 static int by_id(const struct run *a, const struct run *b) {
     return a->id < b->id ? -1 : a->id > b->id;
 }

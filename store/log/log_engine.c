@@ -306,6 +306,7 @@ const struct engine_ops log_engine_ops = {
     .run_append = run_append,
     .run_seal = run_seal,
     .run_abort = run_abort,
+    .run_discard = run_discard,
     .run_each = run_each,
     .run_read = run_read,
 };

@@ -1,7 +1,7 @@
 /* Runs: the far tier's files, written once, sealed, named by a commit, read, dropped.
  *
  *   WRITING ──seal──► synced, sealed ──commit names it──► exists ──commit drops it──► unlinked
- *      └─ abort, crash, or no commit: unlinked, at the latest by the next start
+ *      └─ abort, discard, crash, or no commit: unlinked, at the latest by the next start
  *
  * A run exists if the state has its key. Its blocks carry checksums (docs/storage.md), so a damaged byte is
  * never given out. Ids are never used twice: the first free one goes into the state with each commit. */
@@ -145,8 +145,7 @@ static void free_writer(struct log_run_writer *w) {
 static void drop_file(struct log *l, struct run *r) {
     char path[LOG_PATH];
     run_path(r->id, path);
-    enum hf_err e = env_unlink(l->env, path);
-    if (e && e != HF_ENOTFOUND) log_fail(l, e, path);
+    env_discard(l->env, path); /* the state does not name it: what is left of it goes at the next start */
     forget(l, r);
 }
 
@@ -212,6 +211,13 @@ void run_abort(struct engine_run_writer *base) {
     struct log_run_writer *w = (struct log_run_writer *)base;
     drop_file(w->l, w->run);
     free_writer(w);
+}
+
+void run_discard(struct engine *engine, uint64_t id) {
+    struct log *l = (struct log *)engine;
+    struct run *r = find(l, id);
+    if (l->failed) return; /* a commit that was told to have failed may yet be found by the next start */
+    if (r && r->sealed && !r->named) drop_file(l, r);
 }
 
 /* ---- by commits ---- */
@@ -441,12 +447,20 @@ static void load_one(void *arg, hf_str key, hf_str value) {
 static bool unlink_unnamed(void *arg, const char *name) {
     struct log *l = arg;
     unsigned long long id;
-    if (sscanf(name, "%16llx.run", &id) == 1 && find(l, id)) return true;
+    bool ours = sscanf(name, "%16llx.run", &id) == 1 && id < UINT64_MAX;
+    if (ours && find(l, id)) return true;
     char path[LOG_PATH];
     snprintf(path, sizeof path, "runs/%s", name);
     if (rescue_on(l) && l->rescue.state_lost)
         rescue_tell(l, path, "the state does not name it, or no longer: set aside");
-    enum hf_err e = rescue_on(l) ? aside_move(l, path) : env_unlink(l->env, path);
+    enum hf_err e = HF_OK;
+    if (rescue_on(l))
+        e = aside_move(l, path);
+    else if (ours) {
+        if (id >= l->next_run) l->next_run = id + 1; /* it may go after the next one has come */
+        env_discard(l->env, path);
+    } else
+        e = env_unlink(l->env, path);
     if (e) log_fail(l, e, path);
     return true;
 }

@@ -39,6 +39,7 @@ HF_CHECK enum hf_err run_begin(struct engine *engine, uint64_t bucket, struct en
 HF_CHECK enum hf_err run_append(struct engine_run_writer *base, const void *p, size_t n);
 void run_seal(struct engine_run_writer *base, uint64_t *id, engine_done *done, void *arg);
 void run_abort(struct engine_run_writer *base);
+void run_discard(struct engine *engine, uint64_t id);
 void run_each(struct engine *engine, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),
               void *arg);
 HF_CHECK enum hf_err runs_salvage(struct log *l); /* drops what is damaged, with rescue_end */

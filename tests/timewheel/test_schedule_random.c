@@ -213,6 +213,20 @@ static void crash(struct world *w) {
     open_schedule(w);
 }
 
+static void count_run(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes) {
+    (void)id, (void)bucket, (void)bytes;
+    ++*(size_t *)arg;
+}
+
+/* Nothing is under way: what was sealed for a merge or a checkpoint that was given up is gone. */
+static void restart(struct world *w) {
+    size_t named = 0;
+    schedule_close(w->schedule);
+    engine_run_each(memory_engine_engine(w->m), count_run, &named);
+    assert_int_equal(memory_engine_runs(w->m), named);
+    open_schedule(w);
+}
+
 static void faults(struct world *w, unsigned per_mille) {
     memory_engine_fail_rate(w->m, MEMORY_COMMIT, HF_ENOSPC, per_mille);
     memory_engine_fail_rate(w->m, MEMORY_COMMIT_DONE, HF_ENOSPC, per_mille);
@@ -284,6 +298,7 @@ static void run_seed(uint64_t seed) {
     }
     drain(&w);
     check_destinations(&w, true);
+    restart(&w);
     crash(&w);
     for (int i = 0; i < 50; i++) step(&w);
     check_destinations(&w, true); /* nothing twice */

@@ -73,7 +73,6 @@ static enum hf_err freeze(struct schedule *s) {
     c->base_ms = s->read_ms;
     c->levels = s->levels;
     c->tombstone_at = c->item_at = 0;
-    c->added_count = 0;
     move_horizon(s);
     c->horizon_ms = s->id_horizon_ms;
     c->state = CHECKPOINT_MESSAGES;
@@ -198,10 +197,10 @@ static void begin_again(struct checkpoint *c) {
 static void committed(void *arg, enum hf_err e) {
     struct schedule *s = arg;
     s->under_way--;
-    if (e)
-        schedule_trouble(s, e, "the commit of a checkpoint failed");
-    else
-        s->checkpoint.durable = true;
+    s->checkpoint.durable = !e;
+    if (!e) return;
+    s->checkpoint.state = CHECKPOINT_COMMIT; /* it did not happen */
+    schedule_trouble(s, e, "the commit of a checkpoint failed");
 }
 
 static enum hf_err commit(struct schedule *s) {
@@ -247,6 +246,7 @@ static void forget_frozen(struct schedule *s) {
     c->ids = NULL;
     gather_close(s->frozen);
     s->frozen = NULL;
+    c->added_count = 0;
     c->state = CHECKPOINT_IDLE;
 }
 
@@ -254,7 +254,7 @@ static enum hf_err finish(struct schedule *s) {
     struct checkpoint *c = &s->checkpoint;
     if (!c->durable) return HF_OK;
     for (size_t i = 0; i < c->added_count; i++) {
-        enum hf_err e = schedule_add_run(s, c->added[i], c->added_bytes[i]);
+        enum hf_err e = schedule_open_run(s, c->added[i], c->added_bytes[i]);
         if (e) return e;
     }
     s->base_ms = c->base_ms;
@@ -267,8 +267,10 @@ static enum hf_err finish(struct schedule *s) {
 
 void checkpoint_abort(struct schedule *s) {
     struct checkpoint *c = &s->checkpoint;
-    if (c->writing) run_writer_end(&c->writer);
+    if (c->writing) run_writer_discard(&c->writer);
     c->writing = false;
+    for (size_t i = 0; c->state != CHECKPOINT_WAIT && i < c->added_count; i++)
+        engine_run_discard(s->engine, c->added[i]);
     forget_frozen(s);
 }
 

@@ -171,8 +171,9 @@ HF_CHECK enum hf_err run_writer_begin(struct run_writer *w, struct engine *e, en
 HF_CHECK enum hf_err run_writer_add(struct run_writer *w, hf_str body, uint64_t hash);
 /* Writes what remains and starts to seal; sealed and seal_result tell the end. */
 HF_CHECK enum hf_err run_writer_seal(struct run_writer *w, size_t *under_way);
-/* At any time but while sealing. */
+/* At any time but while sealing. discard: a run that was sealed is not wanted. */
 void run_writer_end(struct run_writer *w);
+void run_writer_discard(struct run_writer *w);
 
 bool run_may_have(const struct run *r, uint64_t hash);
 void run_prefetch(const struct run *r, uint64_t hash); /* what run_may_have will look at */

@@ -17,7 +17,8 @@
  * (those of higher tiers) may have the key: an entry there could say that a message pends which was cancelled
  * or replaced since.
  *
- * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. */
+ * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. A merge that
+ * is given up, for want of room say, discards them itself, unless its commit is under way. */
 #include "schedule_state.h"
 
 enum { TIERS_MAX = 32, GROUPS_MAX = 256, ID_MERGE_MS = 3600000 };
@@ -144,19 +145,19 @@ static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct p
     return run_writer_add(&m->writer, body, hash);
 }
 
-static enum hf_err note_output(struct merge *m) {
-    if (m->added_count == m->added_cap) {
-        size_t cap = m->added_cap ? m->added_cap * 2 : 16;
-        uint64_t *ids = realloc(m->added, cap * sizeof *ids);
-        if (ids) m->added = ids;
-        uint64_t *bytes = realloc(m->added_bytes, cap * sizeof *bytes);
-        if (bytes) m->added_bytes = bytes;
-        if (!ids || !bytes) return HF_ENOMEM;
-        m->added_cap = cap;
+/* Opened while its index is still in the page cache, and one at a time. */
+static enum hf_err open_output(struct schedule *s) {
+    struct merge *m = &s->merge;
+    if (m->output_count == m->output_cap) {
+        size_t cap = m->output_cap ? m->output_cap * 2 : 16;
+        struct run **outputs = realloc(m->outputs, cap * sizeof(struct run *));
+        if (!outputs) return HF_ENOMEM;
+        m->outputs = outputs;
+        m->output_cap = cap;
     }
-    m->added[m->added_count] = m->writer.id;
-    m->added_bytes[m->added_count++] = m->writer.bytes;
-    return HF_OK;
+    enum hf_err e = run_open(s->engine, m->writer.id, m->writer.bytes, &m->outputs[m->output_count]);
+    if (!e) m->output_count++;
+    return e;
 }
 
 /* ---- copying ---- */
@@ -270,14 +271,16 @@ static enum hf_err copy(struct schedule *s) {
     return HF_OK;
 }
 
-static enum hf_err after_seal(struct merge *m) {
+static enum hf_err after_seal(struct schedule *s) {
+    struct merge *m = &s->merge;
     if (!m->writer.sealed) return HF_OK;
     enum hf_err e = m->writer.seal_result;
-    if (!e) e = note_output(m);
+    if (!e) e = open_output(s);
+    if (e) return e;
     run_writer_end(&m->writer);
     m->writing = false;
-    if (!e) m->state = m->last ? MERGE_COMMIT : MERGE_COPY;
-    return e;
+    m->state = m->last ? MERGE_COMMIT : MERGE_COPY;
+    return HF_OK;
 }
 
 /* ---- committing ---- */
@@ -285,8 +288,8 @@ static enum hf_err after_seal(struct merge *m) {
 static void release(struct merge *m) {
     for (size_t i = 0; i < m->input_count; i++) run_cursor_close(&m->inputs[i]);
     free(m->inputs);
-    free(m->added);
-    free(m->added_bytes);
+    for (size_t i = 0; i < m->output_count; i++) run_close(m->outputs[i]);
+    free(m->outputs);
     hf_buf_fini(&m->held);
     *m = (struct merge){0};
 }
@@ -301,7 +304,8 @@ static enum hf_err exchange(struct schedule *s) {
     }
     m->input_count = 0;
     enum hf_err e = HF_OK;
-    for (size_t i = 0; i < m->added_count && !e; i++) e = schedule_add_run(s, m->added[i], m->added_bytes[i]);
+    for (size_t i = 0; i < m->output_count && !e; i++)
+        if (!(e = schedule_add_run(s, m->outputs[i]))) m->outputs[i] = NULL;
     release(m);
     s->count.merges++;
     return e;
@@ -310,22 +314,27 @@ static enum hf_err exchange(struct schedule *s) {
 static void committed(void *arg, enum hf_err e) {
     struct schedule *s = arg;
     s->under_way--;
-    if (!e) e = exchange(s);
+    if (e)
+        s->merge.state = MERGE_COMMIT; /* it did not happen */
+    else
+        e = exchange(s);
     if (e) schedule_trouble(s, e, "a merge");
 }
 
 static enum hf_err commit(struct schedule *s) {
     struct merge *m = &s->merge;
-    uint64_t *dropped = malloc(m->input_count * sizeof *dropped);
-    if (!dropped) return HF_ENOMEM;
+    uint64_t *added = malloc((m->output_count + m->input_count) * sizeof *added);
+    if (!added) return HF_ENOMEM;
+    uint64_t *dropped = added + m->output_count;
+    for (size_t i = 0; i < m->output_count; i++) added[i] = m->outputs[i]->id;
     for (size_t i = 0; i < m->input_count; i++) dropped[i] = m->inputs[i].run->id;
     struct engine_commit what = {.now_ms = s->clock.inside_ms,
-                                 .runs_added = m->added,
-                                 .runs_added_count = m->added_count,
+                                 .runs_added = added,
+                                 .runs_added_count = m->output_count,
                                  .runs_dropped = dropped,
                                  .runs_dropped_count = m->input_count};
     enum hf_err e = engine_commit(s->engine, &what, committed, s);
-    free(dropped);
+    free(added);
     if (e) return e;
     s->under_way++;
     m->state = MERGE_WAIT;
@@ -334,7 +343,9 @@ static enum hf_err commit(struct schedule *s) {
 
 void merge_abort(struct schedule *s) {
     struct merge *m = &s->merge;
-    if (m->writing) run_writer_end(&m->writer);
+    if (m->writing) run_writer_discard(&m->writer);
+    for (size_t i = 0; m->state != MERGE_WAIT && i < m->output_count; i++)
+        engine_run_discard(s->engine, m->outputs[i]->id);
     for (size_t i = 0; i < m->input_count; i++) m->inputs[i].run->merging = false;
     if (m->input_count > 0) schedule_runs_changed(s);
     release(m);
@@ -347,7 +358,7 @@ enum hf_err merge_slice(struct schedule *s, bool *more) {
     switch (m->state) {
     case MERGE_IDLE: e = choose(s); break;
     case MERGE_COPY: e = copy(s); break;
-    case MERGE_SEAL: e = after_seal(m); break;
+    case MERGE_SEAL: e = after_seal(s); break;
     case MERGE_COMMIT: e = commit(s); break;
     case MERGE_WAIT: break;
     }

@@ -104,6 +104,11 @@ void run_writer_end(struct run_writer *w) {
     *w = (struct run_writer){0};
 }
 
+void run_writer_discard(struct run_writer *w) {
+    if (w->sealed && !w->seal_result) engine_run_discard(w->engine, w->id);
+    run_writer_end(w);
+}
+
 static enum hf_err end_block(struct run_writer *w) {
     if (w->block.n == 0) return HF_OK;
     uint8_t header[BLOCK_HEADER];

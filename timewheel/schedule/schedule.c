@@ -120,7 +120,7 @@ void schedule_id_bytes(const struct schedule *s, uint64_t *all, uint64_t *finish
     }
 }
 
-enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes) {
+static enum hf_err room_for_a_run(struct schedule *s) {
     if (s->run_count == s->run_cap) {
         size_t cap = s->run_cap ? s->run_cap * 2 : 16;
         struct source *p = realloc(s->runs, cap * sizeof *p);
@@ -131,20 +131,26 @@ enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes) {
         s->id_runs = ids;
         s->run_cap = cap;
     }
-    struct source *source = &s->runs[s->run_count];
-    enum hf_err e = run_open(s->engine, id, bytes, &source->run);
+    return HF_OK;
+}
+
+enum hf_err schedule_add_run(struct schedule *s, struct run *r) {
+    struct run_cursor cursor = {.head = PLACE_END};
+    enum hf_err e = room_for_a_run(s);
+    if (!e && r->kind == RUN_MESSAGES) e = run_cursor_open(&cursor, s->engine, r, s->taken);
     if (e) return e;
-    source->cursor = (struct run_cursor){.head = PLACE_END};
-    if (source->run->kind == RUN_MESSAGES)
-        e = run_cursor_open(&source->cursor, s->engine, source->run, s->taken);
-    if (e) {
-        run_close(source->run);
-        return e;
-    }
-    if (source->run->group >= s->next_group) s->next_group = source->run->group + 1;
-    s->run_count++;
+    if (r->group >= s->next_group) s->next_group = r->group + 1;
+    s->runs[s->run_count++] = (struct source){r, cursor};
     schedule_runs_changed(s);
     return HF_OK;
+}
+
+enum hf_err schedule_open_run(struct schedule *s, uint64_t id, uint64_t bytes) {
+    struct run *r;
+    enum hf_err e = run_open(s->engine, id, bytes, &r);
+    if (e) return e;
+    if ((e = schedule_add_run(s, r))) run_close(r);
+    return e;
 }
 
 static void remove_at(struct schedule *s, size_t i) {
@@ -179,7 +185,7 @@ struct opening {
 static void open_run(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes) {
     struct opening *o = arg;
     (void)bucket;
-    if (!o->e) o->e = schedule_add_run(o->s, id, bytes);
+    if (!o->e) o->e = schedule_open_run(o->s, id, bytes);
 }
 
 static void read_mark(struct schedule *s) {

@@ -133,11 +133,11 @@ struct merge {
     size_t input_count;
     struct run_writer writer;
     bool writing;
-    bool last;          /* the output being sealed is the last */
-    struct hf_buf held; /* one entry */
-    size_t copied;      /* bytes of this slice */
-    uint64_t *added, *added_bytes;
-    size_t added_count, added_cap;
+    bool last;            /* the output being sealed is the last */
+    struct hf_buf held;   /* one entry */
+    size_t copied;        /* bytes of this slice */
+    struct run **outputs; /* sealed and open, not yet in a commit */
+    size_t output_count, output_cap;
 };
 
 struct schedule {
@@ -203,7 +203,9 @@ void schedule_tell(struct schedule *s, enum schedule_event what, const char *tex
 /* Something failed that starting again from durable state mends (a commit, memory), or that it does not. */
 void schedule_trouble(struct schedule *s, enum hf_err e, const char *what);
 uint64_t schedule_random(struct schedule *s);
-HF_CHECK enum hf_err schedule_add_run(struct schedule *s, uint64_t id, uint64_t bytes);
+HF_CHECK enum hf_err schedule_open_run(struct schedule *s, uint64_t id, uint64_t bytes);
+/* The run is the schedule's from now on; after an error it is the caller's still. */
+HF_CHECK enum hf_err schedule_add_run(struct schedule *s, struct run *r);
 void schedule_remove_run(struct schedule *s, uint64_t id);
 /* After each change of s->runs, or of what one of them is in: keeps at hand what every step asks. */
 void schedule_runs_changed(struct schedule *s);

@@ -487,6 +487,19 @@ static void a_run_exists_from_its_commit_to_the_next_that_drops_it(void **state)
                 (l.id[1] == ids[1] && l.id[0] == replacement));
 }
 
+static void a_run_that_nobody_named_can_be_discarded_and_no_other(void **state) {
+    struct world *t = *state;
+    uint64_t named = sealed_run(t, 11, 10), unnamed = sealed_run(t, 11, 10);
+    uint8_t byte;
+    must_commit(t, &(struct engine_commit){.runs_added = &named, .runs_added_count = 1});
+    engine_run_discard(eng(t), named);
+    engine_run_discard(eng(t), unnamed);
+    engine_run_discard(eng(t), unnamed);
+    engine_run_discard(eng(t), 12345678);
+    assert_int_equal(engine_run_read(eng(t), named, 9, &byte, 1), HF_OK);
+    assert_int_equal(engine_run_read(eng(t), unnamed, 9, &byte, 1), HF_ENOTFOUND);
+}
+
 static void an_aborted_run_never_was(void **state) {
     struct world *t = *state;
     struct engine_run_writer *w = NULL;
@@ -516,6 +529,7 @@ static const struct CMUnitTest tests[] = {
     CONTRACT_TEST(a_low_water_releases_only_what_lies_below),
     CONTRACT_TEST(a_run_exists_from_its_commit_to_the_next_that_drops_it),
     CONTRACT_TEST(an_aborted_run_never_was),
+    CONTRACT_TEST(a_run_that_nobody_named_can_be_discarded_and_no_other),
 };
 enum { TESTS = sizeof tests / sizeof tests[0] };
 
