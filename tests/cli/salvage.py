@@ -77,7 +77,7 @@ def make(binary, folder, stop):
     assert server.stop() == 0  # so that both superblocks were used
     server.start()
     fill(server)
-    until(lambda: glob.glob(server.data + "/runs/*.run"), "a run")
+    until(lambda: int(server.metrics().get("holdfast_schedule_checkpoints_total", 0)) > 0, "a run")
     assert server.stop(signal.SIGKILL if stop == "kill" else signal.SIGTERM) in (0, -9)
     return server.data
 
