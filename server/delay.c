@@ -31,8 +31,8 @@ static void on_clock(void *state, struct broker_http *rq) {
 /* ---- the part ---- */
 
 static void on_event(void *arg, enum schedule_event what, const char *text) {
-    static const char *const names[DELAY_EVENTS] = {"clock_leapt", "clock_back", "schedule_rewound",
-                                                    "message_rejected", "schedule_damaged"};
+    static const char *const names[DELAY_EVENTS] = {"clock_leapt",      "clock_back",    "schedule_rewound",
+                                                    "message_rejected", "merge_put_off", "schedule_damaged"};
     enum { QUIET_MS = 1000 };
     struct delay *d = arg;
     int64_t now_ms = env_mono_us(d->server->env) / 1000;

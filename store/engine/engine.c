@@ -73,6 +73,10 @@ void engine_offset_key(struct hf_buf *out, hf_str group, hf_str topic, int32_t p
     hf_buf_printf(out, "%d", partition);
 }
 
+uint64_t engine_room(struct engine *e) {
+    return e->ops->room(e);
+}
+
 enum hf_err engine_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out) {
     return e->ops->run_begin(e, bucket, out);
 }

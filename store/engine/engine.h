@@ -162,6 +162,9 @@ void engine_offset_key(struct hf_buf *out, hf_str group, hf_str topic, int32_t p
 
 /* ---- runs: the far tier ---- */
 
+/* Bytes that may be written beside what clients' records and commits are to have room for. UINT64_MAX: not known. */
+uint64_t engine_room(struct engine *e);
+
 /* A run is written once, sealed, then read. It belongs to a bucket (one per time window), so that an engine
  * without files may put one bucket's runs together. Runs that no commit named are gone after a start;
  * who gives one up before discards it, so that it holds no space until then. */

@@ -23,6 +23,7 @@ struct engine_ops {
                        void *arg);
     hf_str (*state_get)(struct engine *e, hf_str key);
     int64_t (*committed)(struct engine *e, hf_str group, hf_str topic, int32_t partition);
+    uint64_t (*room)(struct engine *e);
     enum hf_err (*run_begin)(struct engine *e, uint64_t bucket, struct engine_run_writer **out);
     enum hf_err (*run_append)(struct engine_run_writer *w, const void *p, size_t n);
     void (*run_seal)(struct engine_run_writer *w, uint64_t *id, engine_done *done, void *arg);

@@ -377,6 +377,7 @@ static const struct engine_ops memory_ops = {
     .state_each = memory_state_each,
     .state_get = memory_state_get,
     .committed = memory_committed,
+    .room = memory_room,
     .run_begin = memory_run_begin,
     .run_append = memory_run_append,
     .run_seal = op_run_seal,

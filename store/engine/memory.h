@@ -94,6 +94,9 @@ void memory_engine_fail(struct memory_engine *m, enum memory_call call, enum hf_
 void memory_engine_fail_rate(struct memory_engine *m, enum memory_call call, enum hf_err e,
                              unsigned per_mille);
 
+/* What engine_room tells from now on; before, it is not known. */
+void memory_engine_set_room(struct memory_engine *m, uint64_t bytes);
+
 /* Calls made so far, failed ones included: for sweeps that fail the n-th. */
 uint64_t memory_engine_calls(const struct memory_engine *m, enum memory_call call);
 

@@ -123,6 +123,8 @@ struct memory_engine {
     struct tickets commits;
     hf_str got; /* what the last state_get gave */
     struct fault faults[MEMORY_CALLS];
+    bool limited; /* to: */
+    uint64_t room;
 };
 
 static inline struct memory_engine *memory_of(struct engine *e) {
@@ -167,6 +169,7 @@ hf_str memory_state_get(struct engine *e, hf_str key);
 int64_t memory_committed(struct engine *e, hf_str group, hf_str topic, int32_t partition);
 enum hf_err memory_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out);
 enum hf_err memory_run_append(struct engine_run_writer *base, const void *p, size_t n);
+uint64_t memory_room(struct engine *e);
 void memory_run_abort(struct engine_run_writer *base);
 void memory_run_discard(struct engine *e, uint64_t id);
 void memory_run_each(struct engine *e, void (*fn)(void *arg, uint64_t id, uint64_t bucket, uint64_t bytes),

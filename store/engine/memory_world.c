@@ -356,6 +356,16 @@ void memory_writer_free(struct writer *w) {
     free(w);
 }
 
+uint64_t memory_room(struct engine *e) {
+    const struct memory_engine *m = memory_of(e);
+    return m->limited ? m->room : UINT64_MAX;
+}
+
+void memory_engine_set_room(struct memory_engine *m, uint64_t bytes) {
+    m->limited = true;
+    m->room = bytes;
+}
+
 enum hf_err memory_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out) {
     enum hf_err injected = memory_fault(memory_of(e), MEMORY_RUN_BEGIN);
     if (injected) return injected;

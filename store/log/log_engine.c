@@ -302,6 +302,7 @@ const struct engine_ops log_engine_ops = {
     .state_each = each,
     .state_get = get,
     .committed = committed,
+    .room = run_room,
     .run_begin = run_begin,
     .run_append = run_append,
     .run_seal = run_seal,

@@ -76,6 +76,13 @@ static void forget(struct log *l, struct run *r) {
 
 /* ---- writing ---- */
 
+uint64_t run_room(struct engine *engine) {
+    const struct log *l = (const struct log *)engine;
+    uint64_t bytes;
+    if (env_space(l->env, &bytes)) return UINT64_MAX;
+    return bytes > l->o.reserve_bytes ? bytes - l->o.reserve_bytes : 0;
+}
+
 enum hf_err run_begin(struct engine *engine, uint64_t bucket, struct engine_run_writer **out) {
     struct log *l = (struct log *)engine;
     if (l->failed) return l->failed;

@@ -35,6 +35,7 @@ void run_key(uint64_t id, char out[32]);
 bool run_sealed(struct log *l, uint64_t id, struct run **out);
 void runs_drop(struct log *l, const uint64_t *ids, size_t n);
 void runs_name(struct log *l, const uint64_t *ids, size_t n);
+uint64_t run_room(struct engine *engine);
 HF_CHECK enum hf_err run_begin(struct engine *engine, uint64_t bucket, struct engine_run_writer **out);
 HF_CHECK enum hf_err run_append(struct engine_run_writer *base, const void *p, size_t n);
 void run_seal(struct engine_run_writer *base, uint64_t *id, engine_done *done, void *arg);

@@ -234,6 +234,7 @@ static void faults(struct world *w, unsigned per_mille) {
     memory_engine_fail_rate(w->m, MEMORY_RUN_BEGIN, HF_ENOSPC, per_mille);
     memory_engine_fail_rate(w->m, MEMORY_RUN_APPEND, HF_ENOSPC, per_mille);
     memory_engine_fail_rate(w->m, MEMORY_RUN_SEAL, HF_ENOSPC, per_mille);
+    memory_engine_set_room(w->m, per_mille ? rnd(w) % 30000 : UINT64_MAX);
 }
 
 /* Everything that was sent is accepted, then time passes until nothing pends. */

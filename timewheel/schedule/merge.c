@@ -17,11 +17,12 @@
  * (those of higher tiers) may have the key: an entry there could say that a message pends which was cancelled
  * or replaced since.
  *
- * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. A merge that
- * is given up, for want of room say, discards them itself, unless its commit is under way. */
+ * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. So a
+ * merge needs room for all that it writes, the largest for nearly as much as pends; it does not begin without, and one
+ * that is given up since others took the room discards its outputs, unless its commit is under way. */
 #include "schedule_state.h"
 
-enum { TIERS_MAX = 32, GROUPS_MAX = 256, ID_MERGE_MS = 3600000 };
+enum { TIERS_MAX = 32, GROUPS_MAX = 256, ID_MERGE_MS = 3600000, PUT_OFF_MS = 10000 };
 
 /* ---- what to merge ---- */
 
@@ -92,10 +93,29 @@ static uint8_t top_tier(const struct schedule *s, enum run_kind kind) {
     return top;
 }
 
+/* About what the inputs will leave: at most their bytes; where all tiers are merged, tombstones find their victims. */
+static uint64_t bytes_of_output(const struct schedule *s, enum run_kind kind, uint8_t tier,
+                                const struct span *within) {
+    uint64_t bytes = 0, messages = 0, tombstones = 0;
+    for (size_t i = 0; i < s->run_count; i++) {
+        const struct run *r = s->runs[i].run;
+        if (!is_input(r, kind, tier, within)) continue;
+        bytes += r->bytes;
+        messages += r->messages;
+        tombstones += r->tombstones;
+    }
+    if (!within || kind == RUN_IDS || messages == 0) return bytes;
+    uint64_t live = messages > tombstones ? messages - tombstones : 0;
+    return (uint64_t)((double)bytes * (double)live / (double)messages);
+}
+
 static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, const struct span *within) {
     struct merge *m = &s->merge;
     bool stays = within && tier > 0; /* all that there is: no reason to climb */
-    *m = (struct merge){.kind = kind, .tier = stays ? tier : (uint8_t)(tier + 1), .group = s->next_group};
+    *m = (struct merge){.kind = kind,
+                        .tier = stays ? tier : (uint8_t)(tier + 1),
+                        .group = s->next_group,
+                        .left = bytes_of_output(s, kind, tier, within)};
     m->inputs = calloc(s->run_count, sizeof *m->inputs);
     if (!m->inputs) return HF_ENOMEM;
     hf_buf_init(&m->held, ENTRY_MAX);
@@ -135,6 +155,7 @@ static enum hf_err choose(struct schedule *s) {
 static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct place at) {
     struct merge *m = &s->merge;
     if (!m->writing) {
+        if (engine_room(s->engine) < m->left) return HF_ENOSPC; /* or others took it since */
         uint64_t bucket = m->kind == RUN_IDS ? UINT64_MAX : (uint64_t)at.due / 86400000;
         enum hf_err e =
             run_writer_begin(&m->writer, s->engine, m->kind, m->tier, m->group, bucket, s->o.block_bytes);
@@ -142,6 +163,7 @@ static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct p
         m->writing = true;
     }
     m->copied += body.n;
+    m->left -= body.n < m->left ? body.n : m->left;
     return run_writer_add(&m->writer, body, hash);
 }
 
@@ -308,6 +330,7 @@ static enum hf_err exchange(struct schedule *s) {
         if (!(e = schedule_add_run(s, m->outputs[i]))) m->outputs[i] = NULL;
     release(m);
     s->count.merges++;
+    s->merge_put_off = false;
     return e;
 }
 
@@ -351,6 +374,16 @@ void merge_abort(struct schedule *s) {
     release(m);
 }
 
+/* It was undone: its inputs serve on. */
+static void put_off(struct schedule *s, enum hf_err e) {
+    s->merge_retry_mono = s->clock.mono_ms + PUT_OFF_MS;
+    if (e == HF_ENOSPC && !s->merge_put_off)
+        schedule_tell(s, SCHEDULE_MERGE_PUT_OFF,
+                      "runs are merged into new ones before they go, and there is no room for those");
+    s->merge_put_off |= e == HF_ENOSPC;
+    s->swept_at = UINT64_MAX; /* the tombstones that it was for are still there */
+}
+
 enum hf_err merge_slice(struct schedule *s, bool *more) {
     struct merge *m = &s->merge;
     enum merge_state before = m->state;
@@ -369,7 +402,7 @@ enum hf_err merge_slice(struct schedule *s, bool *more) {
     }
     if (e == HF_ENOSPC || e == HF_EAGAIN) {
         merge_abort(s);
-        s->merge_retry_mono = s->clock.mono_ms + 10000;
+        put_off(s, e);
         return HF_OK;
     }
     return e;

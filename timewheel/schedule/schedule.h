@@ -30,6 +30,7 @@ enum schedule_event { /* for log lines and alarms */
                       SCHEDULE_CLOCK_BACK, /* the leap is over */
                       SCHEDULE_REWOUND,    /* a commit failed: started again from what is durable */
                       SCHEDULE_REJECTED,
+                      SCHEDULE_MERGE_PUT_OFF, /* there is no room for what it would write */
                       SCHEDULE_DAMAGED, /* a run or the topic cannot be read: nothing fires until the next
                                            start */
 };

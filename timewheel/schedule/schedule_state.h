@@ -136,6 +136,7 @@ struct merge {
     bool last;            /* the output being sealed is the last */
     struct hf_buf held;   /* one entry */
     size_t copied;        /* bytes of this slice */
+    uint64_t left;        /* bytes that it may yet write */
     struct run **outputs; /* sealed and open, not yet in a commit */
     size_t output_count, output_cap;
 };
@@ -179,6 +180,7 @@ struct schedule {
     int64_t id_merge_ms;      /* base at the last merge of all ids */
     uint64_t swept_at;        /* checkpoints until the last merge for tombstones' sake */
     int64_t merge_retry_mono; /* after one that found no room */
+    bool merge_put_off;       /* and that was told */
 
     struct zone_slot zones[ZONES_MAX];
     size_t zone_next;

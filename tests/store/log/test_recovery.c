@@ -366,6 +366,7 @@ static void a_full_disk_refuses_before_an_offset_is_assigned(void **state) {
     assert_int_equal(env_space(f.env, &left), HF_OK);
     hf_sim_set_capacity(f.sim, (1ull << 30) - left + f.options.reserve_bytes / 2);
     hf_sim_advance(f.sim, 2000000);
+    assert_int_equal(engine_room(log_engine(f.log)), 0);
     struct answer a;
     assert_int_equal(begin_append(&f, "t", "b", LOG_ACK_DURABLE, NULL, &a), HF_ENOSPC);
     assert_int_equal(begin_append(&f, "t", "b", LOG_ACK_WRITTEN, NULL, &a), HF_ENOSPC);
@@ -379,6 +380,8 @@ static void a_full_disk_refuses_before_an_offset_is_assigned(void **state) {
     assert_string_equal(contents(&f, "t"), "0:a 1:moved");
     hf_sim_set_capacity(f.sim, 1ull << 30);
     hf_sim_advance(f.sim, 2000000);
+    assert_in_range(engine_room(log_engine(f.log)), left - f.options.reserve_bytes * 2,
+                    left - f.options.reserve_bytes);
     assert_int_equal(append(&f, "t", "b", LOG_ACK_DURABLE), 2);
     fixture_close(&f);
 }
