@@ -19,7 +19,8 @@
  *   power loss      of a file: what a completed sync covered; each 512-byte sector written since may be
  *                   in any of the states it had since. A file's size likewise. A directory entry
  *                   (create, rename, unlink): what a completed sync of the directory covered; later
- *                   changes each may or may not be there. */
+ *                   changes each may or may not be there.
+ *   either          a discarded file that was not yet gone stays */
 #ifndef ENV_ENV_H
 #define ENV_ENV_H
 
@@ -160,7 +161,7 @@ struct env_load {
 };
 
 /* Never blocks, unless no thread can be had for it; done is called from env_poll or env_wait. One load is served at a
- * time. */
+ * time, behind the files that were discarded before. */
 void env_load_begin(struct hf_env *env, struct env_load *r);
 
 /* One that has begun and not ended: done is not called, and the env touches nothing of it any more. Waits while the disk

@@ -153,6 +153,9 @@ enum hf_err hf_sim_open(uint64_t seed, const struct hf_sim_options *options, str
     sim->random.s = sim_scramble(seed);
     sim->env_random.s = sim_scramble(seed ^ UINT64_C(0x5bd1e995));
     sim->test_random.s = sim_scramble(seed ^ UINT64_C(0xc2b2ae35));
+    sim->discard_random.s = sim_scramble(seed ^ UINT64_C(0x27d4eb2f));
+    static const uint64_t odds[] = {1, 10, 100, 1000};
+    sim->discard_odds = odds[sim_next(&sim->discard_random) % (sizeof odds / sizeof odds[0])];
     sim->wall_ahead_ms = options->wall_ms ? options->wall_ms : DEFAULT_WALL_MS;
     sim->capacity = options->capacity_bytes ? options->capacity_bytes : DEFAULT_CAPACITY;
     sim->boot_id = sim_next(&sim->random);
@@ -167,6 +170,7 @@ void hf_sim_close(struct hf_sim *sim) {
     if (!sim) return;
     assert(sim->open_files == 0);
     while (sim->sync_count > 0) sim_sync_forget(sim, 0);
+    sim_discards_forget(sim);
     sim_dirs_power_loss(sim); /* changes may tie folders in a ring */
     sim_inode_unref(sim, sim->root);
     assert(!sim->first);
@@ -236,6 +240,7 @@ static void lose_power(struct hf_sim *sim) {
 void hf_sim_restart(struct hf_sim *sim) {
     assert(sim->open_files == 0);
     while (sim->sync_count > 0) sim_sync_forget(sim, sim->sync_count - 1);
+    sim_discards_forget(sim);
     if (sim->dead && sim->crash_kind == HF_SIM_POWER_LOSS) lose_power(sim);
     for (struct sim_inode *i = sim->first; i; i = i->next)
         if (!i->is_dir) sim_file_evict(sim, i);

@@ -6,6 +6,8 @@
  * polls: so syncs end late, and not in the order of their beginning. A load is a sync that covers nothing. */
 #include "sim_internal.h"
 
+#include <utlist.h>
+
 #include <assert.h>
 #include <stdlib.h>
 
@@ -258,7 +260,29 @@ static enum hf_err sim_unlink(struct hf_env *env, const char *path) {
 }
 
 static void sim_discard(struct hf_env *env, const char *path) {
-    (void)sim_unlink(env, path);
+    struct hf_sim *sim = sim_of(env);
+    size_t n = strlen(path) + 1;
+    struct sim_discard *d = sim->dead ? NULL : malloc(sizeof *d + n);
+    if (!d) return; /* the next start has it */
+    memcpy(d->path, path, n);
+    LL_APPEND(sim->discards, d);
+}
+
+static void discard_some(struct hf_sim *sim) {
+    while (!sim->dead && sim->discards && sim_next(&sim->discard_random) % sim->discard_odds == 0) {
+        struct sim_discard *d = sim->discards;
+        LL_DELETE(sim->discards, d);
+        (void)sim_unlink(&sim->env, d->path);
+        free(d);
+    }
+}
+
+void sim_discards_forget(struct hf_sim *sim) {
+    while (sim->discards) {
+        struct sim_discard *d = sim->discards;
+        LL_DELETE(sim->discards, d);
+        free(d);
+    }
 }
 
 static enum hf_err sim_rmdir(struct hf_env *env, const char *path) {
@@ -416,6 +440,7 @@ static void sim_load_cancel(struct hf_env *env, struct env_load *r) {
 static size_t sim_poll(struct hf_env *env) {
     struct hf_sim *sim = sim_of(env);
     size_t ran = 0;
+    discard_some(sim);
     while (!sim->dead && sim->sync_count > 0) {
         size_t k = sim_sync_first(sim);
         struct sim_sync s = sim->syncs[k];
@@ -432,6 +457,7 @@ static size_t sim_poll(struct hf_env *env) {
 
 static size_t sim_wait(struct hf_env *env) {
     struct hf_sim *sim = sim_of(env);
+    if (!sim->dead && sim->sync_count == 0) discard_some(sim);
     if (sim->dead || sim->sync_count == 0) return 0;
     int64_t due = sim->syncs[sim_sync_first(sim)].due_us;
     if (due > sim->now_us) sim->now_us = due;

@@ -128,6 +128,13 @@ struct hf_sim {
     size_t sync_count;
     size_t open_files;
     bool locked;
+    /* files to be discarded, the earliest first */
+    struct sim_discard {
+        struct sim_discard *next;
+        char path[];
+    } * discards;
+    uint64_t discard_odds; /* against the next one at each poll */
+    struct sim_random discard_random;
 };
 
 struct sim_file {
@@ -140,6 +147,10 @@ struct sim_file {
 static inline struct hf_sim *sim_of(struct hf_env *env) {
     return (struct hf_sim *)env;
 }
+
+/* ---- sim_calls.c ---- */
+
+void sim_discards_forget(struct hf_sim *sim);
 
 /* ---- sim.c ---- */
 

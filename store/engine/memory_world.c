@@ -397,7 +397,10 @@ size_t memory_engine_runs(const struct memory_engine *m) {
 void memory_run_discard(struct engine *e, uint64_t id) {
     struct memory_engine *m = memory_of(e);
     struct run *r = memory_run_find(m, id);
-    if (r && !r->named) memory_run_delete(m, r);
+    bool dropping = false;
+    for (const struct op *op = m->ops; op; op = op->next)
+        for (size_t i = 0; i < op->dropped_count; i++) dropping |= op->dropped[i] == id;
+    if (r && !r->named && !dropping) memory_run_delete(m, r);
 }
 
 static int by_id(const struct run *a, const struct run *b) {

@@ -95,6 +95,7 @@ HF_CHECK enum hf_err state_load(struct log *l); /* reads the recovered state par
 HF_CHECK enum hf_err state_hold(struct log *l, const uint8_t *batches, size_t n); /* puts on their way */
 void state_apply(struct log *l, const uint8_t *batches, size_t n);                /* they are durable */
 hf_str state_get(struct log *l, hf_str key);
+int64_t state_number(struct log *l, const char *key, int64_t otherwise); /* eight bytes */
 void state_each(struct log *l, hf_str prefix, void (*fn)(void *arg, hf_str key, hf_str value), void *arg);
 void state_step(struct log *l);
 

@@ -60,11 +60,6 @@ static void ids_step(struct log *l) {
     if (l->pid_asked && hf_mutate(33)) l->pid_limit = limit;
 }
 
-static int64_t state_number(struct log *l, const char *key, int64_t otherwise) {
-    hf_str v = state_get(l, hf_str_of(key));
-    return v.n == 8 ? (int64_t)hf_get_be64(v.p) : otherwise;
-}
-
 enum hf_err log_producer_id(struct log *l, int64_t *id) {
     if (l->failed) return l->failed;
     if (l->next_pid >= l->pid_limit) return HF_EAGAIN;
@@ -184,7 +179,6 @@ static enum hf_err start(struct log *l) {
     if (!e) e = recovery_run(l);
     if (e) return e;
     l->next_pid = l->pid_limit = state_number(l, "log/producer-ids", 1);
-    l->next_run = (uint64_t)state_number(l, "log/run-ids", 1);
     l->open = true;
     l->opening = "reserving producer ids";
     l->retention.next_us = env_mono_us(l->env) + l->o.retention_check_ms * 1000;

@@ -4,7 +4,8 @@
  *      └─ abort, discard, crash, or no commit: unlinked, at the latest by the next start
  *
  * A run exists if the state has its key. Its blocks carry checksums (docs/storage.md), so a damaged byte is
- * never given out. Ids are never used twice: the first free one goes into the state with each commit. */
+ * never given out. Ids are never used twice: the first free one goes into the state with each commit,
+ * and lies above every file that a start finds. */
 #include "log_internal.h"
 
 #include "base/crc32c.h"
@@ -152,8 +153,8 @@ static void free_writer(struct log_run_writer *w) {
 static void drop_file(struct log *l, struct run *r) {
     char path[LOG_PATH];
     run_path(r->id, path);
-    env_discard(l->env, path); /* the state does not name it: what is left of it goes at the next start */
     forget(l, r);
+    env_discard(l->env, path); /* the state does not name it: what is left of it goes at the next start */
 }
 
 static void sealed(struct completion *c, bool tell) {
@@ -222,8 +223,9 @@ void run_abort(struct engine_run_writer *base) {
 
 void run_discard(struct engine *engine, uint64_t id) {
     struct log *l = (struct log *)engine;
+    /* Of a commit under way who asks cannot know: the next start may yet find it. */
+    if (l->failed && !hf_mutate(131)) return;
     struct run *r = find(l, id);
-    if (l->failed) return; /* a commit that was told to have failed may yet be found by the next start */
     if (r && r->sealed && !r->named) drop_file(l, r);
 }
 
@@ -451,32 +453,37 @@ static void load_one(void *arg, hf_str key, hf_str value) {
     }
 }
 
-static bool unlink_unnamed(void *arg, const char *name) {
+/* It may go after the next run has come: that one's name is another. */
+static void pass_over(struct log *l, uint64_t id, const char *path) {
+    char its[LOG_PATH];
+    run_path(id, its);
+    if (strcmp(its, path) == 0 && id >= l->next_run && id < UINT64_MAX) l->next_run = id + 1;
+}
+
+static bool discard_unnamed(void *arg, const char *name) {
     struct log *l = arg;
-    unsigned long long id;
-    bool ours = sscanf(name, "%16llx.run", &id) == 1 && id < UINT64_MAX;
-    if (ours && find(l, id)) return true;
+    unsigned long long id = 0;
+    if (sscanf(name, "%16llx.run", &id) == 1 && find(l, id)) return true;
     char path[LOG_PATH];
     snprintf(path, sizeof path, "runs/%s", name);
+    pass_over(l, id, path);
     if (rescue_on(l) && l->rescue.state_lost)
         rescue_tell(l, path, "the state does not name it, or no longer: set aside");
     enum hf_err e = HF_OK;
     if (rescue_on(l))
         e = aside_move(l, path);
-    else if (ours) {
-        if (id >= l->next_run) l->next_run = id + 1; /* it may go after the next one has come */
+    else
         env_discard(l->env, path);
-    } else
-        e = env_unlink(l->env, path);
     if (e) log_fail(l, e, path);
     return true;
 }
 
 enum hf_err runs_load(struct log *l) {
     struct loading x = {.l = l};
+    l->next_run = (uint64_t)state_number(l, "log/run-ids", 1);
     state_each(l, HF_STR("run/"), load_one, &x);
     if (x.e) return x.e;
-    enum hf_err e = env_list(l->env, "runs", unlink_unnamed, l);
+    enum hf_err e = env_list(l->env, "runs", discard_unnamed, l);
     return e ? e : l->failed;
 }
 

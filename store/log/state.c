@@ -225,6 +225,11 @@ hf_str state_get(struct log *l, hf_str key) {
     return x && x->live ? hf_str_make(x->value, x->value_n) : (hf_str){0};
 }
 
+int64_t state_number(struct log *l, const char *key, int64_t otherwise) {
+    hf_str v = state_get(l, hf_str_of(key));
+    return v.n == 8 ? (int64_t)hf_get_be64(v.p) : otherwise;
+}
+
 static int by_key(const void *a, const void *b) {
     const struct state_entry *const *x = a, *const *y = b;
     return hf_str_cmp(key_of(*x), key_of(*y));

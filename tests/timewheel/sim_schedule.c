@@ -323,6 +323,9 @@ static bool ended(struct run *r) {
     if (!log_failed(r->log)) return false;
     if (!r->struck) broken(r, "the log failed: %s", hf_err_name(log_failed(r->log)));
     r->failures++;
+    schedule_close(r->schedule); /* as the server does; what it discards goes before the process does */
+    r->schedule = NULL;
+    (void)env_poll(hf_sim_env(r->sim));
     hf_sim_crash(r->sim, below(r, 2) ? HF_SIM_POWER_LOSS : HF_SIM_PROCESS_DEATH);
     return true;
 }

@@ -269,8 +269,8 @@ void checkpoint_abort(struct schedule *s) {
     struct checkpoint *c = &s->checkpoint;
     if (c->writing) run_writer_discard(&c->writer);
     c->writing = false;
-    for (size_t i = 0; c->state != CHECKPOINT_WAIT && i < c->added_count; i++)
-        engine_run_discard(s->engine, c->added[i]);
+    bool may_count = c->state == CHECKPOINT_WAIT && !hf_mutate(131);
+    for (size_t i = 0; !may_count && i < c->added_count; i++) engine_run_discard(s->engine, c->added[i]);
     forget_frozen(s);
 }
 

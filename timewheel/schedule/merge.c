@@ -367,7 +367,8 @@ static enum hf_err commit(struct schedule *s) {
 void merge_abort(struct schedule *s) {
     struct merge *m = &s->merge;
     if (m->writing) run_writer_discard(&m->writer);
-    for (size_t i = 0; m->state != MERGE_WAIT && i < m->output_count; i++)
+    bool may_count = m->state == MERGE_WAIT && !hf_mutate(131);
+    for (size_t i = 0; !may_count && i < m->output_count; i++)
         engine_run_discard(s->engine, m->outputs[i]->id);
     for (size_t i = 0; i < m->input_count; i++) m->inputs[i].run->merging = false;
     if (m->input_count > 0) schedule_runs_changed(s);

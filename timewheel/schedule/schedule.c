@@ -417,6 +417,7 @@ static size_t memory(const struct schedule *s) {
     size_t n = sizeof *s + gather_memory(s->active) + (s->frozen ? gather_memory(s->frozen) : 0);
     n += s->batch.bodies.cap + s->batch.texts.cap + s->batch.header_cap * sizeof(struct hf_header);
     for (size_t i = 0; i < s->run_count; i++) n += index_bytes(s->runs[i].run) + s->runs[i].cursor.block_cap;
+    for (size_t i = 0; i < s->merge.output_count; i++) n += index_bytes(s->merge.outputs[i]);
     return n;
 }
 

@@ -137,7 +137,7 @@ struct merge {
     struct hf_buf held;   /* one entry */
     size_t copied;        /* bytes of this slice */
     uint64_t left;        /* bytes that it may yet write */
-    struct run **outputs; /* sealed and open, not yet in a commit */
+    struct run **outputs; /* sealed and open, not yet the schedule's */
     size_t output_count, output_cap;
 };
 

@@ -138,6 +138,13 @@ static void a_dropped_run_stays_dropped(void **state) {
     assert_true(newer != id); /* an id is never used again */
 }
 
+static void the_id_of_a_run_that_nobody_named_is_not_used_again(void **state) {
+    struct world *t = *state;
+    uint64_t unnamed = sealed_run(t, 5, 700);
+    t->f->reopen(t->w, CONTRACT_CRASH);
+    assert_true(sealed_run(t, 5, 1) != unnamed);
+}
+
 static void deleted_state_stays_deleted(void **state) {
     struct world *t = *state;
     struct engine_put put = {HF_STR("k"), HF_STR("v")};
@@ -154,6 +161,7 @@ const struct CMUnitTest contract_restart_tests[] = {
     CONTRACT_TEST(a_crash_leaves_a_prefix_of_the_commits_each_whole),
     CONTRACT_TEST(a_run_is_named_by_a_crashed_commit_whole_or_not_at_all),
     CONTRACT_TEST(a_dropped_run_stays_dropped),
+    CONTRACT_TEST(the_id_of_a_run_that_nobody_named_is_not_used_again),
     CONTRACT_TEST(deleted_state_stays_deleted),
 };
 const size_t contract_restart_count = sizeof contract_restart_tests / sizeof contract_restart_tests[0];

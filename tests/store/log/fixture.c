@@ -152,3 +152,18 @@ const char *contents(struct fixture *f, const char *topic) {
     engine_cursor_close(c);
     return text;
 }
+
+uint64_t seal_run(struct fixture *f, size_t n) {
+    struct engine_run_writer *w;
+    struct outcome o = {0};
+    uint64_t id = 0;
+    assert_int_equal(engine_run_begin(log_engine(f->log), 1, &w), HF_OK);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t byte = (uint8_t)(i * 7);
+        assert_int_equal(engine_run_append(w, &byte, 1), HF_OK);
+    }
+    engine_run_seal(w, &id, ended, &o);
+    wait_for(f, &o);
+    assert_int_equal(o.e, HF_OK);
+    return id;
+}

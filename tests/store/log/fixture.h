@@ -67,4 +67,7 @@ struct outcome {
 void ended(void *arg, enum hf_err e);
 void wait_for(struct fixture *f, struct outcome *o);
 
+/* A run of n bytes that no commit has named yet; its id. */
+uint64_t seal_run(struct fixture *f, size_t n);
+
 #endif

@@ -354,6 +354,50 @@ static void a_damaged_superblock_gives_way_to_the_other(void **state) {
     fixture_close(&f);
 }
 
+/* ---- runs ---- */
+
+static bool count_name(void *arg, const char *name) {
+    (void)name;
+    ++*(size_t *)arg;
+    return true;
+}
+
+static void becomes(struct fixture *f, size_t files) {
+    size_t n = files + 1;
+    for (int turns = 0; n != files && turns < 100000; turns++) {
+        n = 0;
+        fixture_turn(f);
+        assert_int_equal(env_list(f->env, "runs", count_name, &n), HF_OK);
+    }
+    if (n != files) fail_msg("%zu files, not %zu", n, files);
+}
+
+static void commit_runs(struct fixture *f, const struct engine_commit *c) {
+    struct outcome o = {0};
+    assert_int_equal(engine_commit(log_engine(f->log), c, ended, &o), HF_OK);
+    wait_for(f, &o);
+    assert_int_equal(o.e, HF_OK);
+}
+
+static void the_file_of_a_run_goes_when_nobody_needs_it(void **state) {
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 11);
+    uint64_t named = seal_run(&f, 5000), given_up = seal_run(&f, 5000);
+    commit_runs(&f, &(struct engine_commit){.runs_added = &named, .runs_added_count = 1});
+    becomes(&f, 2);
+    engine_run_discard(log_engine(f.log), given_up);
+    becomes(&f, 1);
+    (void)seal_run(&f, 100);
+    becomes(&f, 2);
+    fixture_crash(&f, HF_SIM_PROCESS_DEATH);
+    fixture_start(&f);
+    becomes(&f, 1);
+    commit_runs(&f, &(struct engine_commit){.runs_dropped = &named, .runs_dropped_count = 1});
+    becomes(&f, 0);
+    fixture_close(&f);
+}
+
 /* ---- space ---- */
 
 static void a_full_disk_refuses_before_an_offset_is_assigned(void **state) {
@@ -401,6 +445,7 @@ int main(void) {
         cmocka_unit_test(damage_in_the_state_is_refused_and_named),
         cmocka_unit_test(a_segment_that_was_cut_or_lost_is_refused),
         cmocka_unit_test(a_damaged_superblock_gives_way_to_the_other),
+        cmocka_unit_test(the_file_of_a_run_goes_when_nobody_needs_it),
         cmocka_unit_test(a_full_disk_refuses_before_an_offset_is_assigned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

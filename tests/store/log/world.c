@@ -70,19 +70,8 @@ void world_see(struct log *l, struct world *w) {
 
 /* ---- the store ---- */
 
-static void seal(struct fixture *f, struct outcome *o, uint64_t *id) {
-    static uint8_t content[WORLD_RUN];
-    struct engine_run_writer *w;
-    for (size_t i = 0; i < sizeof content; i++) content[i] = (uint8_t)(i * 7);
-    assert_int_equal(engine_run_begin(log_engine(f->log), 1, &w), HF_OK);
-    assert_int_equal(engine_run_append(w, content, sizeof content), HF_OK);
-    engine_run_seal(w, id, ended, o);
-    wait_for(f, o);
-}
-
 static void fill(struct fixture *f) {
-    struct outcome sealed = {0}, done = {0};
-    uint64_t run;
+    struct outcome done = {0};
     char text[64];
     fixture_create(f, "plain", (struct log_topic_config){.partitions = 2});
     fixture_create(f, "holdfast.ours", (struct log_topic_config){.partitions = 1});
@@ -93,7 +82,7 @@ static void fill(struct fixture *f) {
             append(f, ours ? "holdfast.ours" : "plain", text, all ? LOG_ACK_DURABLE : LOG_ACK_WRITTEN);
         if (all) world_durable[ours ? 2 : 0][at] = true;
     }
-    seal(f, &sealed, &run);
+    uint64_t run = seal_run(f, WORLD_RUN);
     struct engine_put puts[WORLD_KEYS];
     char keys[WORLD_KEYS][16];
     for (int i = 0; i < WORLD_KEYS; i++) {
