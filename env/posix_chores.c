@@ -39,7 +39,7 @@ static void close_file(struct hf_file *file) {
     free(f);
 }
 
-static void take_away(const struct posix_sync *s, struct env_sync *chore) {
+static void take_away(struct posix_sync *s, struct env_sync *chore) {
     struct removal *r = (struct removal *)chore;
     struct hf_env *env = &((struct posix_env *)((char *)s - offsetof(struct posix_env, sync)))->base;
     if (unlinkat(s->root_fd, r->path, 0) && errno != ENOENT)
@@ -48,7 +48,7 @@ static void take_away(const struct posix_sync *s, struct env_sync *chore) {
     free(r);
 }
 
-static void do_chore(const struct posix_sync *s, struct env_sync *chore) {
+static void do_chore(struct posix_sync *s, struct env_sync *chore) {
     if (chore->done)
         chore->result = load(env_load_of(chore));
     else if (chore->file)
