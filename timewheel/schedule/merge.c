@@ -22,21 +22,79 @@
  * that is given up since others took the room discards its outputs, unless its commit is under way. */
 #include "schedule_state.h"
 
-enum { TIERS_MAX = 32, GROUPS_MAX = 256, ID_MERGE_MS = 3600000, PUT_OFF_MS = 10000 };
+enum {
+    TIERS_MAX = 32,
+    GROUPS_MAX = 256,
+    ID_MERGE_MS = 3600000,
+    LOOK_AGAIN_MS = 1000,
+    BEGIN_AGAIN_MS = 10000
+};
 
 /* ---- what to merge ---- */
 
-static size_t groups_of(const struct schedule *s, enum run_kind kind, uint8_t tier) {
-    uint64_t seen[GROUPS_MAX];
+struct span {
+    struct place first, last;
+};
+static const struct span always = {{0, 0}, {INT64_MAX, UINT64_MAX}};
+
+struct choice { /* one tier up to a group, or all tiers up to this one within a span */
+    enum run_kind kind;
+    uint8_t tier;
+    uint64_t last_group;
+    const struct span *within;
+};
+
+static bool overlaps(const struct run *r, const struct span *s) {
+    return !place_before(r->last, s->first) && !place_before(s->last, r->first);
+}
+
+static bool is_input(const struct run *r, const struct choice *c) {
+    if (r->kind != c->kind || r->dropping) return false;
+    if (c->within) return r->tier <= c->tier && overlaps(r, c->within);
+    return r->tier == c->tier && r->group <= c->last_group;
+}
+
+/* About what the inputs will leave: at most their bytes; where all tiers are merged, tombstones find their victims. */
+static uint64_t bytes_of_output(const struct schedule *s, const struct choice *c) {
+    uint64_t bytes = 0, messages = 0, tombstones = 0;
+    for (size_t i = 0; i < s->run_count; i++) {
+        const struct run *r = s->runs[i].run;
+        if (!is_input(r, c)) continue;
+        bytes += r->bytes;
+        messages += r->messages;
+        tombstones += r->tombstones;
+    }
+    if (!c->within || c->kind == RUN_IDS || messages == 0) return bytes;
+    uint64_t live = messages > tombstones ? messages - tombstones : 0;
+    return (uint64_t)((double)bytes * (double)live / (double)messages);
+}
+
+/* The tier's groups, the oldest first, as far as they are needed. */
+static size_t groups_of(const struct schedule *s, enum run_kind kind, uint8_t tier,
+                        uint64_t out[GROUPS_MAX]) {
     size_t n = 0;
     for (size_t i = 0; i < s->run_count && n < GROUPS_MAX; i++) {
         const struct run *r = s->runs[i].run;
         if (r->kind != kind || r->tier != tier || r->dropping) continue;
-        size_t k = 0;
-        while (k < n && seen[k] != r->group) k++;
-        if (k == n) seen[n++] = r->group;
+        size_t k = n;
+        while (k > 0 && out[k - 1] > r->group) k--;
+        if (k > 0 && out[k - 1] == r->group) continue;
+        memmove(out + k + 1, out + k, (n - k) * sizeof *out);
+        out[k] = r->group;
+        n++;
     }
     return n;
+}
+
+/* All that there is of a full tier, or, when there is no room for that, no more than makes it full. Older groups go
+ * first, so that what lies in a higher tier is older still. */
+static bool is_full(const struct schedule *s, enum run_kind kind, uint8_t tier, struct choice *out) {
+    uint64_t groups[GROUPS_MAX];
+    size_t n = groups_of(s, kind, tier, groups);
+    if (n < s->o.fan_in) return false;
+    *out = (struct choice){.kind = kind, .tier = tier, .last_group = UINT64_MAX};
+    if (engine_room(s->engine) < bytes_of_output(s, out)) out->last_group = groups[s->o.fan_in - 1];
+    return true;
 }
 
 /* More finished ids than their limit, and a good part of them past the horizon; or so many ids in all that
@@ -46,21 +104,6 @@ static bool ids_overflow(const struct schedule *s) {
     schedule_id_bytes(s, &all, &finished);
     if (s->id_run_count < 2 || s->id_merge_ms >= s->base_ms) return false;
     return finished > most || (all > most && s->base_ms - s->id_merge_ms >= ID_MERGE_MS);
-}
-
-struct span {
-    struct place first, last;
-};
-static const struct span always = {{0, 0}, {INT64_MAX, UINT64_MAX}};
-
-static bool overlaps(const struct run *r, const struct span *s) {
-    return !place_before(r->last, s->first) && !place_before(s->last, r->first);
-}
-
-/* One tier, or all of them up to this one within a span. */
-static bool is_input(const struct run *r, enum run_kind kind, uint8_t tier, const struct span *within) {
-    if (r->kind != kind || r->dropping) return false;
-    return within ? r->tier <= tier && overlaps(r, within) : r->tier == tier;
 }
 
 /* Tombstones are a quarter of the messages in the span of their runs, or more. */
@@ -93,60 +136,73 @@ static uint8_t top_tier(const struct schedule *s, enum run_kind kind) {
     return top;
 }
 
-/* About what the inputs will leave: at most their bytes; where all tiers are merged, tombstones find their victims. */
-static uint64_t bytes_of_output(const struct schedule *s, enum run_kind kind, uint8_t tier,
-                                const struct span *within) {
-    uint64_t bytes = 0, messages = 0, tombstones = 0;
-    for (size_t i = 0; i < s->run_count; i++) {
-        const struct run *r = s->runs[i].run;
-        if (!is_input(r, kind, tier, within)) continue;
-        bytes += r->bytes;
-        messages += r->messages;
-        tombstones += r->tombstones;
-    }
-    if (!within || kind == RUN_IDS || messages == 0) return bytes;
-    uint64_t live = messages > tombstones ? messages - tombstones : 0;
-    return (uint64_t)((double)bytes * (double)live / (double)messages);
-}
-
-static enum hf_err begin(struct schedule *s, enum run_kind kind, uint8_t tier, const struct span *within) {
+static enum hf_err begin(struct schedule *s, const struct choice *c) {
     struct merge *m = &s->merge;
-    bool stays = within && tier > 0; /* all that there is: no reason to climb */
-    *m = (struct merge){.kind = kind,
-                        .tier = stays ? tier : (uint8_t)(tier + 1),
+    bool stays = c->within && c->tier > 0; /* all that there is: no reason to climb */
+    *m = (struct merge){.kind = c->kind,
+                        .tier = stays ? c->tier : (uint8_t)(c->tier + 1),
                         .group = s->next_group,
-                        .left = bytes_of_output(s, kind, tier, within)};
+                        .left = bytes_of_output(s, c)};
     m->inputs = calloc(s->run_count, sizeof *m->inputs);
     if (!m->inputs) return HF_ENOMEM;
     hf_buf_init(&m->held, ENTRY_MAX);
     m->state = MERGE_COPY;
-    struct place after = kind == RUN_MESSAGES ? s->started : (struct place){0, 0};
+    struct place after = c->kind == RUN_MESSAGES ? s->started : (struct place){0, 0};
     for (size_t i = 0; i < s->run_count; i++) {
         struct run *r = s->runs[i].run;
-        if (!is_input(r, kind, tier, within)) continue;
+        if (!is_input(r, c)) continue;
         enum hf_err e = run_cursor_open(&m->inputs[m->input_count], s->engine, r, after);
         if (e) return e;
         r->merging = true;
         m->input_count++;
     }
     s->next_group++;
-    if (within && kind == RUN_IDS) s->id_merge_ms = s->base_ms;
-    if (within && kind == RUN_MESSAGES) s->swept_at = s->count.checkpoints;
+    if (c->within && c->kind == RUN_IDS) s->id_merge_ms = s->base_ms;
+    if (c->within && c->kind == RUN_MESSAGES) s->swept_at = s->count.checkpoints;
     schedule_runs_changed(s);
     return HF_OK;
+}
+
+struct offer {
+    struct choice choice;
+    bool found, no_room;
+};
+
+/* The first one for which there is room. */
+static void consider(const struct schedule *s, const struct choice *c, struct offer *o) {
+    if (o->found) return;
+    o->found = bytes_of_output(s, c) <= engine_room(s->engine);
+    o->no_room |= !o->found;
+    if (o->found) o->choice = *c;
+}
+
+/* Tells of the first of those that found no room one after the other. */
+static void put_off(struct schedule *s, int64_t ms) {
+    s->merge_retry_mono = s->clock.mono_ms + ms;
+    if (s->merge_put_off) return;
+    s->merge_put_off = true;
+    schedule_tell(s, SCHEDULE_MERGE_PUT_OFF,
+                  "too little free disk space for what it writes; it waits for more");
 }
 
 static enum hf_err choose(struct schedule *s) {
     if (!s->merge_wanted || s->clock.mono_ms < s->merge_retry_mono) return HF_OK;
     static const enum run_kind kinds[] = {RUN_MESSAGES, RUN_IDS};
+    struct choice full;
+    struct span dead;
+    struct offer o = {.found = false};
     for (size_t k = 0; k < 2; k++)
         for (uint8_t tier = 0; tier < TIERS_MAX; tier++)
-            if (groups_of(s, kinds[k], tier) >= s->o.fan_in) return begin(s, kinds[k], tier, NULL);
-    if (ids_overflow(s)) return begin(s, RUN_IDS, top_tier(s, RUN_IDS), &always);
-    struct span span;
-    if (s->swept_at != s->count.checkpoints && much_is_dead(s, &span))
-        return begin(s, RUN_MESSAGES, top_tier(s, RUN_MESSAGES), &span);
-    s->merge_wanted = false;
+            if (is_full(s, kinds[k], tier, &full)) consider(s, &full, &o);
+    if (ids_overflow(s))
+        consider(s, &(struct choice){.kind = RUN_IDS, .tier = top_tier(s, RUN_IDS), .within = &always}, &o);
+    if (s->swept_at != s->count.checkpoints && much_is_dead(s, &dead))
+        consider(s,
+                 &(struct choice){.kind = RUN_MESSAGES, .tier = top_tier(s, RUN_MESSAGES), .within = &dead},
+                 &o);
+    if (o.found) return begin(s, &o.choice);
+    if (o.no_room) put_off(s, LOOK_AGAIN_MS);
+    s->merge_wanted = s->merge_put_off = o.no_room;
     return HF_OK;
 }
 
@@ -155,7 +211,7 @@ static enum hf_err choose(struct schedule *s) {
 static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct place at) {
     struct merge *m = &s->merge;
     if (!m->writing) {
-        if (engine_room(s->engine) < m->left) return HF_ENOSPC; /* or others took it since */
+        if (engine_room(s->engine) < m->left) return HF_ENOSPC; /* others took it since */
         uint64_t bucket = m->kind == RUN_IDS ? UINT64_MAX : (uint64_t)at.due / 86400000;
         enum hf_err e =
             run_writer_begin(&m->writer, s->engine, m->kind, m->tier, m->group, bucket, s->o.block_bytes);
@@ -330,7 +386,6 @@ static enum hf_err exchange(struct schedule *s) {
         if (!(e = schedule_add_run(s, m->outputs[i]))) m->outputs[i] = NULL;
     release(m);
     s->count.merges++;
-    s->merge_put_off = false;
     return e;
 }
 
@@ -375,16 +430,6 @@ void merge_abort(struct schedule *s) {
     release(m);
 }
 
-/* It was undone: its inputs serve on. */
-static void put_off(struct schedule *s, enum hf_err e) {
-    s->merge_retry_mono = s->clock.mono_ms + PUT_OFF_MS;
-    if (e == HF_ENOSPC && !s->merge_put_off)
-        schedule_tell(s, SCHEDULE_MERGE_PUT_OFF,
-                      "runs are merged into new ones before they go, and there is no room for those");
-    s->merge_put_off |= e == HF_ENOSPC;
-    s->swept_at = UINT64_MAX; /* the tombstones that it was for are still there */
-}
-
 enum hf_err merge_slice(struct schedule *s, bool *more) {
     struct merge *m = &s->merge;
     enum merge_state before = m->state;
@@ -401,9 +446,10 @@ enum hf_err merge_slice(struct schedule *s, bool *more) {
         s->waiting = true;
         return HF_OK;
     }
-    if (e == HF_ENOSPC || e == HF_EAGAIN) {
+    if (e == HF_ENOSPC) {
         merge_abort(s);
-        put_off(s, e);
+        s->swept_at = UINT64_MAX; /* the tombstones that it was for are still there */
+        put_off(s, BEGIN_AGAIN_MS);
         return HF_OK;
     }
     return e;
