@@ -11,7 +11,7 @@
  * What each crash leaves is env.h's contract; env/sim_disk.c and env/sim_names.c say how it is kept. Time
  * passes only in hf_sim_advance and while the code waits (env_wait, env_sync_wait), but for a microsecond an
  * operation. Syncs end late, in an order of their own. Bytes reach the disk unasked.
- * Discarded files go in polls, in some machines soon, in others hardly ever.
+ * Discarded files go in polls, in some machines soon, in others hardly ever, and not when the env is closed.
  *
  * An operation is: creating, each env_write, env_allocate, env_truncate, env_rename, env_unlink,
  * env_mkdir, env_rmdir, the begin and the end of each sync, and each env_point. A crash strikes in the middle

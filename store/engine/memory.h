@@ -94,7 +94,7 @@ void memory_engine_fail(struct memory_engine *m, enum memory_call call, enum hf_
 void memory_engine_fail_rate(struct memory_engine *m, enum memory_call call, enum hf_err e,
                              unsigned per_mille);
 
-/* What engine_room tells from now on; before, it is not known. */
+/* So much may be written to runs from now on, dropped ones give back theirs; UINT64_MAX: not known, as before. */
 void memory_engine_set_room(struct memory_engine *m, uint64_t bytes);
 
 /* Calls made so far, failed ones included: for sweeps that fail the n-th. */

@@ -123,8 +123,8 @@ struct memory_engine {
     struct tickets commits;
     hf_str got; /* what the last state_get gave */
     struct fault faults[MEMORY_CALLS];
-    bool limited; /* to: */
-    uint64_t room;
+    bool limited;  /* to: */
+    uint64_t disk; /* bytes of runs in all */
 };
 
 static inline struct memory_engine *memory_of(struct engine *e) {

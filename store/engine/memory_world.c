@@ -356,14 +356,22 @@ void memory_writer_free(struct writer *w) {
     free(w);
 }
 
+static uint64_t bytes_of_runs(const struct memory_engine *m) {
+    uint64_t bytes = 0;
+    for (const struct run *r = m->runs; r; r = r->hh.next) bytes += r->bytes.n;
+    return bytes;
+}
+
 uint64_t memory_room(struct engine *e) {
     const struct memory_engine *m = memory_of(e);
-    return m->limited ? m->room : UINT64_MAX;
+    uint64_t used = m->limited ? bytes_of_runs(m) : 0;
+    if (!m->limited) return UINT64_MAX;
+    return used < m->disk ? m->disk - used : 0;
 }
 
 void memory_engine_set_room(struct memory_engine *m, uint64_t bytes) {
-    m->limited = true;
-    m->room = bytes;
+    m->limited = bytes < UINT64_MAX;
+    m->disk = bytes_of_runs(m) + bytes;
 }
 
 enum hf_err memory_run_begin(struct engine *e, uint64_t bucket, struct engine_run_writer **out) {

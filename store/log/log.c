@@ -197,6 +197,7 @@ enum hf_err log_open(struct hf_env *env, const struct log_options *options, stru
     l->rescue.to = options->rescue;
     l->rescue.on = options->rescue != NULL;
     l->free_checked_us = INT64_MIN / 2;
+    l->next_run = 1;
     enum hf_err e = settle_options(l, options);
     if (!e) e = start(l);
     if (e) {

@@ -70,6 +70,18 @@ int64_t put(struct bench *b, const char *key, const char *value, ...) {
     return offset;
 }
 
+void put_many(struct bench *b, int n, const char *value) {
+    for (int i = 0; i < n; i++) {
+        char due[32];
+        (void)snprintf(due, sizeof due, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
+        struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {HF_STR(HF_HDR_DUE), hf_str_of(due)}};
+        assert_true(memory_engine_append(b->m, HF_STR(HF_TOPIC_DELAY), 0, b->wall, HF_STR("k"),
+                                         hf_str_of(value), h, 2) >= 0);
+        if (i % 100 == 0) run(b);
+    }
+    run(b);
+}
+
 /* ---- what is in a topic ---- */
 
 static void copy(char *to, size_t size, hf_str s) {

@@ -340,19 +340,6 @@ static void ignore(void *arg, const struct schedule_item *item) {
     ++*(size_t *)arg;
 }
 
-/* Due over a day, an hour from the start on. */
-static void put_many(struct bench *b, int n, const char *value) {
-    for (int i = 0; i < n; i++) {
-        char due[32];
-        (void)snprintf(due, sizeof due, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
-        struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {HF_STR(HF_HDR_DUE), hf_str_of(due)}};
-        assert_true(memory_engine_append(b->m, HF_STR(HF_TOPIC_DELAY), 0, b->wall, HF_STR("k"),
-                                         hf_str_of(value), h, 2) >= 0);
-        if (i % 100 == 0) run(b);
-    }
-    run(b);
-}
-
 static void memory_is_bounded_and_checkpoints_let_the_log_go(void **state) {
     (void)state;
     struct bench b;
@@ -385,53 +372,6 @@ static void memory_is_bounded_and_checkpoints_let_the_log_go(void **state) {
     assert_int_equal(pending(&b), 0);
     schedule_stats(b.s, &stats);
     assert_int_equal(stats.runs, 0); /* spent ones are gone */
-    close_bench(&b);
-}
-
-static void a_merge_waits_for_room_and_leaves_the_rest_of_the_disk_to_others(void **state) {
-    (void)state;
-    enum { MESSAGES = 10000, MERGE_MS = 10000 };
-    struct bench b;
-    struct schedule_stats stats;
-    open_bench(&b, &(struct memory_options){0});
-    b.options.gather_bytes = 64 << 10;
-    b.options.fan_in = 4;
-    b.options.run_bytes = 16 << 10;
-    b.options.slice_bytes = 1 << 10;
-    start(&b);
-    memory_engine_set_room(b.m, 100);
-    put_many(&b, MESSAGES, "a value");
-    schedule_stats(b.s, &stats);
-    assert_true(stats.checkpoints > 5);
-    assert_int_equal(stats.merges, 0);
-    assert_int_equal(b.events[SCHEDULE_MERGE_PUT_OFF], 1); /* said once */
-
-    memory_engine_set_room(b.m,
-                           stats.run_bytes / stats.runs * 5); /* four of the lowest tier, not of the next */
-    pass(&b, MERGE_MS);
-    schedule_stats(b.s, &stats);
-    assert_true(stats.merges > 1);
-    assert_int_equal(b.events[SCHEDULE_MERGE_PUT_OFF], 1);
-    uint64_t runs = stats.runs + stats.id_runs, merges = stats.merges;
-
-    memory_engine_set_room(b.m, UINT64_MAX); /* one begins, then others take the room */
-    b.wall += MERGE_MS;
-    b.mono += MERGE_MS;
-    for (int i = 0; i < 100000 && memory_engine_runs(b.m) == runs; i++) {
-        (void)schedule_step(b.s, b.wall, b.mono);
-        (void)memory_engine_step(b.m);
-    }
-    assert_true(memory_engine_runs(b.m) > runs);
-    memory_engine_set_room(b.m, 100);
-    run(&b);
-    assert_int_equal(memory_engine_runs(b.m), runs); /* it holds nothing */
-
-    memory_engine_set_room(b.m, UINT64_MAX);
-    pass(&b, MERGE_MS);
-    schedule_stats(b.s, &stats);
-    assert_true(stats.merges > merges);
-    assert_true(stats.runs < runs);
-    assert_int_equal(stats.pending, MESSAGES);
     close_bench(&b);
 }
 
@@ -506,7 +446,6 @@ int main(void) {
         cmocka_unit_test(once_refuses_a_finished_id_until_it_is_forgotten),
         cmocka_unit_test(what_is_forgotten_of_an_id_does_not_bring_back_what_was_before),
         cmocka_unit_test(memory_is_bounded_and_checkpoints_let_the_log_go),
-        cmocka_unit_test(a_merge_waits_for_room_and_leaves_the_rest_of_the_disk_to_others),
         cmocka_unit_test(what_is_due_when_is_told_though_a_block_spans_days),
         cmocka_unit_test(damage_stops_and_says_so),
     };

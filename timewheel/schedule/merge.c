@@ -18,8 +18,8 @@
  * or replaced since.
  *
  * Until the commit the inputs are what counts; a crash leaves unnamed outputs, which the engine deletes. So a
- * merge needs room for all that it writes, the largest for nearly as much as pends; it does not begin without, and one
- * that is given up since others took the room discards its outputs, unless its commit is under way. */
+ * merge needs room for all that it writes, the largest for nearly as much as pends. What has none waits, and what
+ * has goes on; one that is given up since others took the room discards its outputs, unless its commit is under way. */
 #include "schedule_state.h"
 
 enum {
@@ -69,6 +69,13 @@ static uint64_t bytes_of_output(const struct schedule *s, const struct choice *c
     return (uint64_t)((double)bytes * (double)live / (double)messages);
 }
 
+/* With a margin for what a run adds to its entries, and for what others write meanwhile. */
+static bool fits(const struct schedule *s, const struct choice *c) {
+    enum { EIGHTH = 8 };
+    uint64_t room = engine_room(s->engine);
+    return bytes_of_output(s, c) <= room - room / EIGHTH;
+}
+
 /* The tier's groups, the oldest first, as far as they are needed. */
 static size_t groups_of(const struct schedule *s, enum run_kind kind, uint8_t tier,
                         uint64_t out[GROUPS_MAX]) {
@@ -93,7 +100,7 @@ static bool is_full(const struct schedule *s, enum run_kind kind, uint8_t tier, 
     size_t n = groups_of(s, kind, tier, groups);
     if (n < s->o.fan_in) return false;
     *out = (struct choice){.kind = kind, .tier = tier, .last_group = UINT64_MAX};
-    if (engine_room(s->engine) < bytes_of_output(s, out)) out->last_group = groups[s->o.fan_in - 1];
+    if (!fits(s, out)) out->last_group = groups[s->o.fan_in - 1];
     return true;
 }
 
@@ -142,7 +149,10 @@ static enum hf_err begin(struct schedule *s, const struct choice *c) {
     *m = (struct merge){.kind = c->kind,
                         .tier = stays ? c->tier : (uint8_t)(c->tier + 1),
                         .group = s->next_group,
-                        .left = bytes_of_output(s, c)};
+                        .left = bytes_of_output(s, c),
+                        .all_tiers = c->within != NULL,
+                        .base_ms = s->base_ms,
+                        .checkpoints = s->count.checkpoints};
     m->inputs = calloc(s->run_count, sizeof *m->inputs);
     if (!m->inputs) return HF_ENOMEM;
     hf_buf_init(&m->held, ENTRY_MAX);
@@ -157,8 +167,6 @@ static enum hf_err begin(struct schedule *s, const struct choice *c) {
         m->input_count++;
     }
     s->next_group++;
-    if (c->within && c->kind == RUN_IDS) s->id_merge_ms = s->base_ms;
-    if (c->within && c->kind == RUN_MESSAGES) s->swept_at = s->count.checkpoints;
     schedule_runs_changed(s);
     return HF_OK;
 }
@@ -171,7 +179,7 @@ struct offer {
 /* The first one for which there is room. */
 static void consider(const struct schedule *s, const struct choice *c, struct offer *o) {
     if (o->found) return;
-    o->found = bytes_of_output(s, c) <= engine_room(s->engine);
+    o->found = fits(s, c);
     o->no_room |= !o->found;
     if (o->found) o->choice = *c;
 }
@@ -211,7 +219,8 @@ static enum hf_err choose(struct schedule *s) {
 static enum hf_err emit(struct schedule *s, hf_str body, uint64_t hash, struct place at) {
     struct merge *m = &s->merge;
     if (!m->writing) {
-        if (engine_room(s->engine) < m->left) return HF_ENOSPC; /* others took it since */
+        uint64_t least = m->left ? m->left : s->o.run_bytes; /* 0: more is left than was thought */
+        if (engine_room(s->engine) < least) return HF_ENOSPC;
         uint64_t bucket = m->kind == RUN_IDS ? UINT64_MAX : (uint64_t)at.due / 86400000;
         enum hf_err e =
             run_writer_begin(&m->writer, s->engine, m->kind, m->tier, m->group, bucket, s->o.block_bytes);
@@ -384,6 +393,8 @@ static enum hf_err exchange(struct schedule *s) {
     enum hf_err e = HF_OK;
     for (size_t i = 0; i < m->output_count && !e; i++)
         if (!(e = schedule_add_run(s, m->outputs[i]))) m->outputs[i] = NULL;
+    if (m->all_tiers && m->kind == RUN_IDS) s->id_merge_ms = m->base_ms;
+    if (m->all_tiers && m->kind == RUN_MESSAGES) s->swept_at = m->checkpoints;
     release(m);
     s->count.merges++;
     return e;
@@ -448,7 +459,6 @@ enum hf_err merge_slice(struct schedule *s, bool *more) {
     }
     if (e == HF_ENOSPC) {
         merge_abort(s);
-        s->swept_at = UINT64_MAX; /* the tombstones that it was for are still there */
         put_off(s, BEGIN_AGAIN_MS);
         return HF_OK;
     }

@@ -362,7 +362,8 @@ static int64_t wait_of(struct schedule *s) {
                             : 1; /* kept back by the limit: a completion or the next record moves it */
     else if (next - s->clock.inside_ms < wait)
         wait = next - s->clock.inside_ms;
-    return wait;
+    int64_t merge = s->merge_retry_mono - s->clock.mono_ms;
+    return s->merge_wanted && merge > 0 && merge < wait ? merge : wait;
 }
 
 int64_t schedule_step(struct schedule *s, int64_t now_ms, int64_t mono_ms) {

@@ -133,10 +133,13 @@ struct merge {
     size_t input_count;
     struct run_writer writer;
     bool writing;
-    bool last;            /* the output being sealed is the last */
-    struct hf_buf held;   /* one entry */
-    size_t copied;        /* bytes of this slice */
-    uint64_t left;        /* bytes that it may yet write */
+    bool last;          /* the output being sealed is the last */
+    struct hf_buf held; /* one entry */
+    size_t copied;      /* bytes of this slice */
+    uint64_t left;      /* bytes that it may yet write */
+    bool all_tiers;     /* as of: */
+    int64_t base_ms;
+    uint64_t checkpoints;
     struct run **outputs; /* sealed and open, not yet the schedule's */
     size_t output_count, output_cap;
 };
