@@ -9,19 +9,20 @@
 
 enum { MERGE_MS = 10000 };
 
-/* Small runs, small slices, and four make a tier full. */
+/* Small runs, small slices, and four make a tier full; finished ids are forgotten when a merge meets them. */
 static void open_small(struct bench *b, size_t gather_bytes) {
     open_bench(b, &(struct memory_options){0});
     b->options.gather_bytes = gather_bytes;
     b->options.fan_in = 4;
     b->options.run_bytes = 16 << 10;
     b->options.slice_bytes = 1 << 10;
+    b->options.id_memory_ms = 1;
     start(b);
 }
 
-/* Messages with the ids "0" and up, due over a day, or their cancelling. */
-static void put_ids(struct bench *b, int n, bool cancel) {
-    for (int i = 0; i < n; i++) {
+/* n messages with the ids `from` and up, due over a day, or their cancelling. */
+static void put_ids(struct bench *b, int from, int n, bool cancel) {
+    for (int i = from; i < from + n; i++) {
         char due[32], id[32];
         (void)snprintf(due, sizeof due, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
         (void)snprintf(id, sizeof id, "%d", i);
@@ -95,8 +96,8 @@ static void what_is_cancelled_comes_back_though_there_is_no_room_for_a_tier(void
         struct bench b;
         open_small(&b, 1 << 20);
         if (limited) memory_engine_set_room(b.m, 0);
-        put_ids(&b, MESSAGES, false);
-        put_ids(&b, MESSAGES - LEFT, true);
+        put_ids(&b, 0, MESSAGES, false);
+        put_ids(&b, 0, MESSAGES - LEFT, true);
         if (limited) memory_engine_set_room(b.m, ROOM);
         for (int i = 0; i < 20; i++) pass(&b, MERGE_MS);
         struct schedule_stats stats = stats_of(&b);
@@ -105,6 +106,29 @@ static void what_is_cancelled_comes_back_though_there_is_no_room_for_a_tier(void
         close_bench(&b);
     }
     assert_true(bytes[1] < bytes[0] * 2);
+}
+
+/* Else what became of an id is forgotten, while an older run still says that it pends. */
+static void the_oldest_go_first_when_there_is_no_room_for_all(void **state) {
+    (void)state;
+    enum { MESSAGES = 3000, BEFORE = 4, AFTER = 12 };
+    struct bench b;
+    open_small(&b, 256 << 10);
+    memory_engine_set_room(b.m, 0);
+    put(&b, "k", "v", "hf-topic=t", "hf-id=x", "hf-delay=300d", NULL);
+    for (int i = 0; i < BEFORE; i++) pass(&b, 1000), put_ids(&b, i * MESSAGES, MESSAGES, false);
+    assert_int_equal(outcome(&b, put(&b, "k", "v", "hf-topic=t", "hf-id=x", "hf-op=cancel", NULL)),
+                     SCHEDULE_CANCELLED);
+    for (int i = BEFORE; i < AFTER; i++) pass(&b, 1000), put_ids(&b, i * MESSAGES, MESSAGES, false);
+    struct schedule_stats stats = stats_of(&b);
+    assert_true(stats.id_runs > 16);
+    assert_int_equal(stats.merges, 0);
+    memory_engine_set_room(b.m, stats.id_bytes / stats.id_runs * 6);
+    pass(&b, MERGE_MS);
+    assert_true(stats_of(&b).merges > 0);
+    assert_int_equal(outcome(&b, put(&b, "k", "v", "hf-topic=t", "hf-id=x", "hf-op=cancel", NULL)),
+                     SCHEDULE_UNKNOWN);
+    close_bench(&b);
 }
 
 /* What is written takes room, and a merge writes more than the bodies of its entries. */
@@ -140,10 +164,10 @@ static void a_sweep_that_finds_more_than_it_thought_stops_at_the_end_of_the_room
     b.options.fan_in = 100;
     schedule_close(b.s);
     start(&b);
-    put_ids(&b, SMALL, false);
+    put_ids(&b, 0, SMALL, false);
     put_many(&b, LARGE, value);
     pass(&b, 600001);
-    put_ids(&b, SMALL, true);
+    put_ids(&b, 0, SMALL, true);
     memory_engine_set_room(b.m, ROOM);
     uint64_t least = ROOM;
     for (int i = 0; i < 10000; i++) {
@@ -164,6 +188,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_merge_waits_for_room_and_leaves_the_rest_of_the_disk_to_others),
         cmocka_unit_test(what_is_cancelled_comes_back_though_there_is_no_room_for_a_tier),
+        cmocka_unit_test(the_oldest_go_first_when_there_is_no_room_for_all),
         cmocka_unit_test(a_merge_that_begins_ends_if_nobody_else_writes),
         cmocka_unit_test(a_sweep_that_finds_more_than_it_thought_stops_at_the_end_of_the_room),
     };
