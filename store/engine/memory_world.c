@@ -364,8 +364,8 @@ static uint64_t bytes_of_runs(const struct memory_engine *m) {
 
 uint64_t memory_room(struct engine *e) {
     const struct memory_engine *m = memory_of(e);
-    uint64_t used = m->limited ? bytes_of_runs(m) : 0;
     if (!m->limited) return UINT64_MAX;
+    uint64_t used = bytes_of_runs(m);
     return used < m->disk ? m->disk - used : 0;
 }
 

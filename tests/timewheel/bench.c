@@ -70,10 +70,14 @@ int64_t put(struct bench *b, const char *key, const char *value, ...) {
     return offset;
 }
 
+void due_of(int i, char out[32]) {
+    (void)snprintf(out, 32, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
+}
+
 void put_many(struct bench *b, int n, const char *value) {
     for (int i = 0; i < n; i++) {
         char due[32];
-        (void)snprintf(due, sizeof due, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
+        due_of(i, due);
         struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")}, {HF_STR(HF_HDR_DUE), hf_str_of(due)}};
         assert_true(memory_engine_append(b->m, HF_STR(HF_TOPIC_DELAY), 0, b->wall, HF_STR("k"),
                                          hf_str_of(value), h, 2) >= 0);

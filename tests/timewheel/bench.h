@@ -30,7 +30,9 @@ void pass(struct bench *b, int64_t ms);
 /* "name=value" headers, NULL ends; a record of holdfast.delay with key and value. Returns its offset. */
 int64_t put(struct bench *b, const char *key, const char *value, ...);
 
-/* n messages for topic t, due over a day, an hour from the start on. */
+/* When the i-th of many is due: all over a day, an hour from the start on. */
+void due_of(int i, char out[32]);
+/* n such messages for topic t. */
 void put_many(struct bench *b, int n, const char *value);
 
 enum { ROWS = 64, TEXT = 200 };

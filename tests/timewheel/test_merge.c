@@ -24,7 +24,7 @@ static void open_small(struct bench *b, size_t gather_bytes) {
 static void put_ids(struct bench *b, int from, int n, bool cancel) {
     for (int i = from; i < from + n; i++) {
         char due[32], id[32];
-        (void)snprintf(due, sizeof due, "%lld", (long long)(START + 3600000 + (i * 7919LL) % 80000000));
+        due_of(i, due);
         (void)snprintf(id, sizeof id, "%d", i);
         struct hf_header h[] = {{HF_STR(HF_HDR_TOPIC), HF_STR("t")},
                                 {HF_STR(HF_HDR_ID), hf_str_of(id)},
